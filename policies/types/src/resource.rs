@@ -1,0 +1,67 @@
+//! What users write: one module a kind. Every struct refuses unknown keys. Parsing (YAML, line and column of
+//! each error) is the policy engine's `source` module; these are only the shapes.
+
+mod agent;
+mod budget;
+mod catalog;
+mod policy;
+mod proxy;
+mod upstream;
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+
+pub use agent::{AgentKey, AgentSpec};
+pub use budget::{BudgetScope, BudgetSpec, Limit, Per, Unit, Window};
+pub use catalog::{CatalogTool, ToolCatalogSpec};
+pub use policy::{
+    ContentMatch, DelegationMatch, MatchSpec, ModeByPoint, ModeSpec, PolicySpec, RuleSpec, VelocitySpec,
+};
+pub use proxy::{
+    AuditSpec, BreakerSpec, Breakers, Control, Limits, Listen, McpRefusal, NamedUpstream, PriceSpec,
+    ProxySpec, Refusals, RunawaySpec, Size, Sync, Tls, TokenFile, ToolCallRefusal,
+};
+pub use upstream::{Credential, Dialect, UpstreamSpec};
+
+/// Version that every object names in `apiVersion`.
+pub const API_VERSION: &str = "sideguard.dev/v1";
+
+/// Name and labels of an object.
+#[derive(Debug, Default, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Metadata {
+    /// Name, unique for its kind within its tenant: lower case letters, digits, `-` and `.`.
+    pub name: String,
+    /// Tenant; `default` when absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tenant: Option<String>,
+    /// Labels.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub labels: BTreeMap<String, String>,
+}
+
+/// One object of any kind that the data plane reads.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "kind", content = "spec")]
+pub enum Spec {
+    /// Rules.
+    Policy(PolicySpec),
+    /// Budget limits.
+    Budget(BudgetSpec),
+    /// Topics, verbs and tags of tools.
+    ToolCatalog(ToolCatalogSpec),
+    /// An agent's identity and rights.
+    Agent(AgentSpec),
+    /// A model provider or tool server.
+    Upstream(UpstreamSpec),
+}
+
+/// An object with its name.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Resource {
+    /// Name and labels.
+    pub metadata: Metadata,
+    /// Kind and contents.
+    pub spec: Spec,
+}

@@ -1,0 +1,29 @@
+//! Kind `Agent`.
+
+use serde::{Deserialize, Serialize};
+
+/// An agent's rights and how it shows who it is.
+#[derive(Debug, Default, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct AgentSpec {
+    /// Rights over topics, as `verb:topic-glob` (`read:job.db.*`); absent means that policy alone decides.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub capabilities: Vec<String>,
+    /// Models that it may use (globs); absent means any that policy allows.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub models: Vec<String>,
+    /// Hosts that it may reach (globs); absent means any that policy allows.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub egress: Vec<String>,
+    /// Keys by which a shared gateway knows it.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub keys: Vec<AgentKey>,
+}
+
+/// One key of an agent: its SHA-256, never the key itself.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct AgentKey {
+    /// SHA-256 of the key in hex.
+    pub sha256: String,
+}

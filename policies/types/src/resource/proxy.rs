@@ -1,0 +1,328 @@
+//! Kind `Proxy`: the configuration of one sidecar or gateway.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+
+use serde::{Deserialize, Serialize};
+
+use super::{Credential, Dialect, Metadata, UpstreamSpec};
+use crate::time::Span;
+
+/// Configuration of a proxy. Every key can also be set as `SIDEGUARD_<PATH>`.
+#[derive(Debug, Default, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "camelCase", default)]
+pub struct ProxySpec {
+    /// The agent that calls belong to, unless a key says otherwise.
+    pub agent: Option<Metadata>,
+    /// Addresses to listen on; port 0 picks a free one.
+    pub listen: Listen,
+    /// Control service.
+    pub control: Option<Control>,
+    /// Files and directories with policies and other resources.
+    pub policies: Vec<PathBuf>,
+    /// Directory of state.
+    pub state: Option<PathBuf>,
+    /// Interception and trust.
+    pub tls: Tls,
+    /// Upstreams beside the built-in ones; one of the same name replaces it.
+    pub upstreams: Vec<NamedUpstream>,
+    /// Static resolution: host name, with or without port, to address and port.
+    pub hosts: BTreeMap<String, String>,
+    /// Sizes and times.
+    pub limits: Limits,
+    /// How soon the record is on disk.
+    pub audit: AuditSpec,
+    /// Prices beside the shipped ones.
+    pub prices: Vec<PriceSpec>,
+    /// Form of refusals.
+    pub refusals: Refusals,
+    /// When breakers trip.
+    pub breakers: Breakers,
+}
+
+/// An upstream with its name, as the proxy's configuration lists it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "camelCase")]
+pub struct NamedUpstream {
+    /// Name: the first segment of its gateway path.
+    pub name: String,
+    /// As in [`UpstreamSpec`].
+    pub base_url: String,
+    /// As in [`UpstreamSpec`].
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub dialect: Option<Dialect>,
+    /// As in [`UpstreamSpec`].
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub credential: Option<Credential>,
+    /// As in [`UpstreamSpec`].
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub breaker: Option<BreakerSpec>,
+}
+
+impl From<NamedUpstream> for (String, UpstreamSpec) {
+    fn from(named: NamedUpstream) -> Self {
+        let NamedUpstream { name, base_url, dialect, credential, breaker } = named;
+        (name, UpstreamSpec { base_url, dialect, credential, breaker })
+    }
+}
+
+/// Addresses to listen on.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Listen {
+    /// The one outbound port.
+    pub outbound: String,
+    /// Health, metrics and drain.
+    pub admin: String,
+}
+
+impl Default for Listen {
+    fn default() -> Self {
+        Self { outbound: "127.0.0.1:4750".to_owned(), admin: "127.0.0.1:4751".to_owned() }
+    }
+}
+
+/// Control service.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Control {
+    /// Its base URL.
+    pub url: String,
+    /// File with the enrolment token.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub token: Option<TokenFile>,
+}
+
+/// File with a token.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct TokenFile {
+    /// Its path.
+    pub file: PathBuf,
+}
+
+/// Interception and trust.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "camelCase", default)]
+pub struct Tls {
+    /// Hosts whose TLS is opened (globs).
+    pub intercept: Vec<String>,
+    /// Hosts whose TLS stays closed (globs); goes before `intercept`.
+    pub passthrough: Vec<String>,
+    /// Oldest TLS version towards upstreams: `1.2` or `1.3`.
+    pub min_version: String,
+    /// PEM files with roots to trust beside the system's.
+    pub trust: Vec<PathBuf>,
+}
+
+impl Default for Tls {
+    fn default() -> Self {
+        Self {
+            intercept: vec!["*".to_owned()],
+            passthrough: Vec::new(),
+            min_version: "1.2".to_owned(),
+            trust: Vec::new(),
+        }
+    }
+}
+
+/// Sizes and times.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "camelCase", default)]
+pub struct Limits {
+    /// Largest request body, after decompression too.
+    pub max_body: Size,
+    /// Largest header section.
+    pub max_headers: Size,
+    /// Longest silence on a connection.
+    pub idle_timeout: Span,
+    /// Longest time to connect to an upstream, TLS included.
+    pub connect_timeout: Span,
+    /// Most connections from agents at once.
+    pub max_connections: u32,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        let seconds = |n| Span(std::time::Duration::from_secs(n));
+        Self {
+            max_body: Size(8 << 20),
+            max_headers: Size(64 << 10),
+            idle_timeout: seconds(120),
+            connect_timeout: seconds(5),
+            max_connections: 10_000,
+        }
+    }
+}
+
+/// A number of bytes as users write it: a whole number and `B`, `KiB`, `MiB` or `GiB`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Size(pub u64);
+
+impl Size {
+    /// Reads a whole number followed by its unit.
+    ///
+    /// # Errors
+    /// When the number or its unit is not one.
+    pub fn parse(text: &str) -> Result<Self, String> {
+        let bad = || format!("`{text}` is not a size: write a whole number and `B`, `KiB`, `MiB` or `GiB`");
+        let at = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
+        let (number, unit) = text.split_at_checked(at).ok_or_else(bad)?;
+        let number: u64 = number.parse().map_err(|_| bad())?;
+        let factor: u64 = match unit.trim() {
+            "" | "B" => 1,
+            "KiB" => 1 << 10,
+            "MiB" => 1 << 20,
+            "GiB" => 1 << 30,
+            _ => return Err(bad()),
+        };
+        number.checked_mul(factor).map(Self).ok_or_else(bad)
+    }
+}
+
+impl Serialize for Size {
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let (number, unit) = match self.0 {
+            n if n >= 1 << 30 && n.is_multiple_of(1 << 30) => (n >> 30, "GiB"),
+            n if n >= 1 << 20 && n.is_multiple_of(1 << 20) => (n >> 20, "MiB"),
+            n if n >= 1 << 10 && n.is_multiple_of(1 << 10) => (n >> 10, "KiB"),
+            n => (n, "B"),
+        };
+        serializer.collect_str(&format_args!("{number}{unit}"))
+    }
+}
+
+impl<'de> Deserialize<'de> for Size {
+    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let text = String::deserialize(deserializer)?;
+        Self::parse(&text).map_err(serde::de::Error::custom)
+    }
+}
+
+/// How soon the record is on disk.
+#[derive(Debug, Default, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct AuditSpec {
+    /// `batch` or `always`.
+    pub sync: Sync,
+}
+
+/// When the record is forced to disk. Either way an intent is written before its call is dispatched.
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Sync {
+    /// At most 20 ms later: survives the death of the process at any point.
+    #[default]
+    Batch,
+    /// Before dispatch: survives a power cut as well.
+    Always,
+}
+
+/// Price of a model, in dollars for a million tokens.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "camelCase")]
+pub struct PriceSpec {
+    /// Model's name (glob); `*` is the price of unknown models.
+    pub model: String,
+    /// Input tokens.
+    pub input: f64,
+    /// Output tokens.
+    pub output: f64,
+    /// Input tokens read from cache; as `input` when absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cached_input: Option<f64>,
+    /// Input tokens written to cache; as `input` when absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cache_write: Option<f64>,
+}
+
+/// Form of refusals.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "camelCase", default)]
+pub struct Refusals {
+    /// Status of `budget_exhausted`: 402, 403, 422 or 429.
+    pub budget_status: u16,
+    /// How a denied MCP tool call is answered.
+    pub mcp: McpRefusal,
+    /// What becomes of a denied tool call in a model's answer.
+    pub tool_call: ToolCallRefusal,
+}
+
+impl Default for Refusals {
+    fn default() -> Self {
+        Self { budget_status: 402, mcp: McpRefusal::default(), tool_call: ToolCallRefusal::default() }
+    }
+}
+
+/// How a denied MCP tool call is answered.
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum McpRefusal {
+    /// A tool result with `isError: true`, which the model reads.
+    #[default]
+    Result,
+    /// A JSON-RPC error, which the client library raises.
+    Error,
+}
+
+/// What becomes of a denied tool call in a model's answer.
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ToolCallRefusal {
+    /// The block is replaced by a refusal that names the rule; the rest of the answer goes on.
+    #[default]
+    Replace,
+    /// The answer ends with the dialect's error, which the SDK raises.
+    Error,
+}
+
+/// When breakers trip.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Breakers {
+    /// By upstream and model.
+    pub upstream: BreakerSpec,
+    /// By agent.
+    pub agent: RunawaySpec,
+}
+
+/// When an upstream's breaker trips, and how it heals.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct BreakerSpec {
+    /// Failures in a row (connection, time-out, 5xx) that trip it; 0 switches it off.
+    pub failures: u32,
+    /// How long it stays tripped before it probes; doubles with each failed probe, up to ten times.
+    pub cooldown: Span,
+}
+
+impl Default for BreakerSpec {
+    fn default() -> Self {
+        Self { failures: 5, cooldown: Span(std::time::Duration::from_secs(5)) }
+    }
+}
+
+/// When an agent counts as running away.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "camelCase", default)]
+pub struct RunawaySpec {
+    /// The same call (target and body) so often in `window` trips it; 0 switches this off.
+    pub repeats: u32,
+    /// So many tokens in `window` trip it; 0 switches this off.
+    pub burn: u64,
+    /// The span of time that both look at.
+    pub window: Span,
+    /// How long the agent's calls are held back.
+    pub cooldown: Span,
+}
+
+impl Default for RunawaySpec {
+    fn default() -> Self {
+        Self {
+            repeats: 60,
+            burn: 0,
+            window: Span(std::time::Duration::from_secs(60)),
+            cooldown: Span(std::time::Duration::from_secs(30)),
+        }
+    }
+}

@@ -1,0 +1,54 @@
+//! Kind `Upstream`.
+
+use std::fmt;
+
+use serde::{Deserialize, Serialize};
+
+use super::BreakerSpec;
+
+/// A model provider or a tool server.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "camelCase")]
+pub struct UpstreamSpec {
+    /// Where its gateway path `/<name>/…` leads: scheme, host, port and a path to put before the rest.
+    pub base_url: String,
+    /// What it speaks; worked out from host and path when absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub dialect: Option<Dialect>,
+    /// Credential that the sidecar puts in place of the agent's.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub credential: Option<Credential>,
+    /// When its breaker trips.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub breaker: Option<BreakerSpec>,
+}
+
+/// A header that the sidecar sets on the last hop.
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Credential {
+    /// Header's name.
+    pub header: String,
+    /// Header's value; `${env:NAME}` and `${file:PATH}` are filled in when the configuration is read.
+    pub value: String,
+}
+
+impl fmt::Debug for Credential {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Credential").field("header", &self.header).field("value", &"***").finish()
+    }
+}
+
+/// What an upstream speaks.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Dialect {
+    /// OpenAI's REST interface: chat completions, responses, embeddings, models.
+    Openai,
+    /// Anthropic's: messages, count_tokens, models.
+    Anthropic,
+    /// MCP over Streamable HTTP.
+    Mcp,
+    /// Anything else over HTTP.
+    Plain,
+}
