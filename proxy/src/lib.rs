@@ -1,1 +1,34 @@
-//! (being written)
+//! The sidecar: from an agent's connection to the upstream and back.
+//!
+//! One call goes one way, [`flow`](crate): accept → identify → classify → decide → reserve → record → forward →
+//! observe. Every stage is a module; none imports another; what they hand on is in `call`. Around them: `engine` (the
+//! only module that names pingora), `tunnel` (CONNECT), `feed` (the policy in force), `upstreams`, `prices`, and the
+//! composition root [`app`]. Nothing here knows of the control service.
+
+mod accept;
+mod admin;
+pub mod app;
+mod audit;
+mod breaker;
+mod call;
+mod classify;
+pub mod config;
+pub mod daemon;
+mod decide;
+mod engine;
+pub mod feed;
+mod flow;
+mod forward;
+mod identify;
+mod metrics;
+mod observe;
+mod prices;
+mod rates;
+mod reserve;
+mod resolve;
+mod respond;
+mod roots;
+mod sessions;
+mod tunnel;
+pub mod upstreams;
+mod velocity;

@@ -1,1 +1,82 @@
-fn main() {}
+//! `sideguard`: the command that people use. One file for each verb.
+
+mod audit;
+mod policy;
+mod proxy;
+mod run;
+
+use std::process::ExitCode;
+
+use clap::{CommandFactory, Parser, Subcommand};
+use sideguard_runtime::environment;
+
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
+/// A sidecar for AI agents: judges every call that leaves, keeps budgets, records everything.
+#[derive(Debug, Parser)]
+#[command(name = "sideguard", version, propagate_version = true, max_term_width = 110)]
+struct Arguments {
+    #[command(subcommand)]
+    verb: Verb,
+}
+
+#[derive(Debug, Subcommand)]
+enum Verb {
+    /// Runs a command under a sidecar.
+    Run(run::Arguments),
+    /// Runs the sidecar or egress gateway as a daemon.
+    Proxy(proxy::Arguments),
+    /// Checks, tests, explains and formats policies; works offline.
+    #[command(subcommand)]
+    Policy(policy::Verb),
+    /// Reads and verifies the record.
+    #[command(subcommand)]
+    Audit(audit::Verb),
+    /// Prints a script that completes commands in a shell.
+    #[command(after_help = "Example:\n  sideguard completions bash > /etc/bash_completion.d/sideguard")]
+    Completions {
+        /// The shell.
+        shell: clap_complete::Shell,
+    },
+}
+
+fn main() -> ExitCode {
+    let arguments = Arguments::parse();
+    match arguments.verb {
+        Verb::Run(arguments) => in_runtime(|| run::run(arguments)),
+        Verb::Proxy(arguments) => in_runtime(|| proxy::run(arguments)),
+        Verb::Policy(verb) => policy::run(verb),
+        Verb::Audit(verb) => audit::run(verb),
+        Verb::Completions { shell } => {
+            clap_complete::generate(shell, &mut Arguments::command(), "sideguard", &mut std::io::stdout());
+            ExitCode::SUCCESS
+        }
+    }
+}
+
+/// Runs a verb that needs the network. Exit code 125 when even the runtime cannot start.
+fn in_runtime<F: Future<Output = ExitCode>>(verb: impl FnOnce() -> F) -> ExitCode {
+    match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
+        Ok(runtime) => {
+            let code = runtime.block_on(verb());
+            runtime.shutdown_background();
+            code
+        }
+        Err(error) => {
+            eprintln!("sideguard: {error}");
+            ExitCode::from(125)
+        }
+    }
+}
+
+/// Whether standard output or error may be coloured.
+fn colour(stream: &impl std::io::IsTerminal) -> bool {
+    stream.is_terminal() && environment::variable("NO_COLOR").is_none()
+}
+
+/// An error in one line, causes behind it.
+fn report(error: &anyhow::Error, code: u8) -> ExitCode {
+    eprintln!("sideguard: {error:#}");
+    ExitCode::from(code)
+}

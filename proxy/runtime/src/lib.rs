@@ -1,1 +1,12 @@
-//! (being written)
+//! What the daemons share and nothing else: the one place that reads a clock, spawns tasks, takes signals, reads
+//! the environment, and serves health and metrics. It knows nothing of calls or policy.
+
+pub mod admin;
+pub mod clock;
+pub mod drain;
+pub mod environment;
+pub mod id;
+pub mod secret;
+pub mod signal;
+pub mod tasks;
+pub mod telemetry;

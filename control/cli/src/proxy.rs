@@ -1,0 +1,39 @@
+//! `sideguard proxy`.
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::ValueEnum;
+use sideguard_proxy::daemon;
+use sideguard_runtime::telemetry::LogFormat;
+
+/// Flags of `sideguard proxy`.
+#[derive(Debug, clap::Args)]
+#[command(after_help = "Example:\n  sideguard proxy -c proxy.yaml\n\n\
+    Signals: SIGHUP reads the policies again, SIGTERM drains and ends.")]
+pub(crate) struct Arguments {
+    /// Configuration file (kind: Proxy).
+    #[arg(short = 'c', long, value_name = "FILE", env = "SIDEGUARD_CONFIG")]
+    config: PathBuf,
+    /// State directory.
+    #[arg(long, value_name = "DIR")]
+    state: Option<PathBuf>,
+    /// Form of log lines.
+    #[arg(long, value_enum, default_value_t = Form::Text)]
+    log_format: Form,
+}
+
+#[derive(Debug, Clone, Copy, ValueEnum)]
+enum Form {
+    Text,
+    Json,
+}
+
+/// Runs the daemon.
+pub(crate) async fn run(arguments: Arguments) -> ExitCode {
+    let format = match arguments.log_format {
+        Form::Text => LogFormat::Text,
+        Form::Json => LogFormat::Json,
+    };
+    daemon::run(&arguments.config, arguments.state, format).await
+}

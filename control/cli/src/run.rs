@@ -1,0 +1,181 @@
+//! `sideguard run`: a sidecar for one command, on embedded defaults.
+
+mod child;
+mod summary;
+
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::{Context, bail};
+use clap::ValueEnum;
+use sideguard_policy::source::Source;
+use sideguard_proxy::app::{self, Running, StartError};
+use sideguard_runtime::telemetry::{self, LogFormat};
+use sideguard_runtime::{clock, environment, id};
+use sideguard_types::resource::{Listen, Metadata, ProxySpec};
+
+use summary::Summary;
+
+/// What holds when no policy is named.
+const STARTER: &str = include_str!("../../../policies/bundles/starter.yaml");
+/// Longest time that answers still under way are waited for when the command has ended.
+const DRAIN: Duration = Duration::from_secs(2);
+
+/// Flags of `sideguard run`.
+#[derive(Debug, clap::Args)]
+#[command(after_help = "Examples:\n  sideguard run -- python agent.py\n  \
+    sideguard run -f policies/ --budget tokens=200000,usd=2.50 -- node agent.js\n\n\
+    The command's exit status is passed on; 125: sideguard itself failed, 126: the command cannot be run, \
+    127: it was not found.")]
+pub(crate) struct Arguments {
+    /// Policy file or directory; a starter policy when none is named.
+    #[arg(short = 'f', long = "policy", value_name = "POLICY")]
+    policies: Vec<PathBuf>,
+    /// How the command is kept from going past the sidecar.
+    #[arg(long, value_enum, default_value_t = Isolate::Auto)]
+    isolate: Isolate,
+    /// Control service to join.
+    #[arg(long, value_name = "URL")]
+    control: Option<String>,
+    /// Limits for this run, such as `tokens=200000,usd=2.50,calls=500`.
+    #[arg(long, value_name = "UNIT=AMOUNT,…")]
+    budget: Option<String>,
+    /// Name of the agent in policies and record; the command's own name when absent.
+    #[arg(long, value_name = "NAME")]
+    agent: Option<String>,
+    /// State directory; one of its own for each run when absent.
+    #[arg(long, value_name = "DIR")]
+    state: Option<PathBuf>,
+    /// Writes the summary as JSON to this file.
+    #[arg(long, value_name = "FILE")]
+    report: Option<PathBuf>,
+    /// Shows calls that are let through as well.
+    #[arg(short, long)]
+    verbose: bool,
+    /// The command and its arguments.
+    #[arg(required = true, trailing_var_arg = true, value_name = "CMD")]
+    command: Vec<String>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum Isolate {
+    /// The strongest that works here.
+    Auto,
+    /// A network namespace of its own.
+    Netns,
+    /// Proxy settings in its environment.
+    Env,
+}
+
+/// Runs the command. Exit status: the command's own, or 125, 126, 127.
+pub(crate) async fn run(arguments: Arguments) -> ExitCode {
+    telemetry::start_logs("error", LogFormat::Text);
+    match governed(&arguments).await {
+        Ok(code) => code,
+        Err(error) => crate::report(&error, 125),
+    }
+}
+
+async fn governed(arguments: &Arguments) -> anyhow::Result<ExitCode> {
+    if arguments.isolate == Isolate::Netns {
+        bail!("`--isolate netns` is not in this version; `--isolate env` sets the proxy variables");
+    }
+    if arguments.control.is_some() {
+        bail!("`--control` is not in this version; leave it out to use embedded defaults");
+    }
+    let program = arguments.command.first().map_or("", String::as_str);
+    let agent = agent_name(arguments.agent.as_deref(), program);
+    let state = arguments.state.clone().unwrap_or_else(|| {
+        environment::state_directory().join("runs").join(id::new(clock::now()))
+    });
+    let summary = Arc::new(Summary::new(arguments.verbose));
+    let running = match start(arguments, agent, &state, Arc::clone(&summary)).await {
+        Ok(running) => running,
+        Err(error) if error.is_configuration() => {
+            eprintln!("sideguard: {error}");
+            return Ok(ExitCode::from(64));
+        }
+        Err(error) => return Err(error.into()),
+    };
+    let status = child::run(&arguments.command, running.outbound(), &state).await;
+    running.stop(DRAIN).await;
+    summary.print(&state);
+    if let Some(file) = &arguments.report {
+        let report = format!("{:#}\n", summary.report(&state));
+        std::fs::write(file, report).with_context(|| format!("cannot write the report `{}`", file.display()))?;
+    }
+    Ok(status)
+}
+
+async fn start(
+    arguments: &Arguments,
+    agent: String,
+    state: &Path,
+    summary: Arc<Summary>,
+) -> Result<Running, StartError> {
+    let any = "127.0.0.1:0".to_owned();
+    let spec = ProxySpec {
+        agent: Some(Metadata { name: agent, ..Metadata::default() }),
+        listen: Listen { outbound: any.clone(), admin: any },
+        policies: arguments.policies.clone(),
+        ..ProxySpec::default()
+    };
+    let mut given = Vec::new();
+    if arguments.policies.is_empty() {
+        given.push(Source { name: "starter.yaml".to_owned(), text: STARTER.to_owned() });
+    }
+    if let Some(budget) = &arguments.budget {
+        let text = budget_text(budget)
+            .map_err(|what| StartError::Config(sideguard_proxy::config::ConfigError::Value(what)))?;
+        given.push(Source { name: "--budget".to_owned(), text });
+    }
+    app::start(spec, state, given, summary).await
+}
+
+/// A name that can stand for the agent: the given one, or the command's last path segment.
+fn agent_name(given: Option<&str>, program: &str) -> String {
+    if let Some(name) = given {
+        return name.to_owned();
+    }
+    let name = program.rsplit('/').next().unwrap_or(program).to_ascii_lowercase();
+    let name: String = name.chars().map(|c| if c.is_ascii_alphanumeric() || c == '.' { c } else { '-' }).collect();
+    let name = name.trim_matches(['-', '.']);
+    if name.is_empty() { "agent".to_owned() } else { name.to_owned() }
+}
+
+/// The `--budget` flag as a Budget document.
+fn budget_text(budget: &str) -> Result<String, String> {
+    const UNITS: [&str; 6] = ["tokens", "input_tokens", "output_tokens", "usd", "calls", "concurrency"];
+    let mut text = String::from("apiVersion: sideguard.dev/v1\nkind: Budget\nmetadata: {name: run}\nspec:\n  limits:\n");
+    for limit in budget.split(',').map(str::trim) {
+        let (unit, amount) = limit.split_once('=').ok_or(format!("--budget: `{limit}` is not UNIT=AMOUNT"))?;
+        let number = !amount.is_empty() && amount.bytes().all(|b| b.is_ascii_digit() || b == b'.');
+        if !UNITS.contains(&unit) || !number {
+            return Err(format!("--budget: `{limit}`: write one of {} with a number", UNITS.join(", ")));
+        }
+        text.push_str(&format!("    - {{unit: {unit}, amount: \"{amount}\"}}\n"));
+    }
+    Ok(text)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{agent_name, budget_text};
+
+    #[test]
+    fn the_command_names_the_agent() {
+        assert_eq!(agent_name(None, "/usr/bin/Python3"), "python3");
+        assert_eq!(agent_name(Some("researcher"), "python3"), "researcher");
+        assert_eq!(agent_name(None, "./"), "agent");
+    }
+
+    #[test]
+    fn the_budget_flag_is_checked() {
+        assert!(budget_text("tokens=100,usd=0.50").is_ok_and(|text| text.contains("amount: \"0.50\"")));
+        for flag in ["", "tokens", "tokens=", "tokens=-1", "euros=1", "tokens=1}"] {
+            assert!(budget_text(flag).is_err(), "{flag}");
+        }
+    }
+}

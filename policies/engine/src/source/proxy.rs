@@ -1,0 +1,100 @@
+//! The configuration of a proxy: one `kind: Proxy` document and the environment over it.
+
+use sideguard_types::resource::{API_VERSION, Metadata, ProxySpec};
+
+use super::document::{Page, read, take};
+use super::{Finding, Severity, Source, environment, nearest};
+use crate::yaml::{self, Mark, Node, Value};
+
+/// Keys of [`ProxySpec`]; what the environment may set.
+const KEYS: [&str; 13] = [
+    "agent", "listen", "control", "policies", "state", "tls", "upstreams", "hosts", "limits", "audit", "prices",
+    "refusals", "breakers",
+];
+
+/// Reads the configuration of a proxy and puts `env` (pairs of `SIDEGUARD_<PATH>` and value, `__` between levels,
+/// lists and maps as YAML flow text) over it. Metadata may be absent; the name is then `proxy`.
+///
+/// # Errors
+/// Everything that is wrong; findings about variables name `environment` as their file.
+pub fn load_proxy(source: &Source, env: &[(String, String)]) -> Result<(Metadata, ProxySpec), Vec<Finding>> {
+    let lines = source.text.lines().count();
+    let mut text = source.text.clone();
+    if !text.is_empty() && !text.ends_with('\n') {
+        text.push('\n');
+    }
+    // Variables get lines of their own behind the file's, so that findings can show them as well.
+    for (name, value) in env {
+        text.push_str(&format!("{name}={}\n", value.replace(['\n', '\r'], " ")));
+    }
+    let page = Page::new(&Source { name: source.name.clone(), text });
+    let mut findings = Vec::new();
+    let read = parse(&page, source, env, lines, &mut findings);
+    for finding in findings.iter_mut().filter(|finding| finding.line > lines.max(1)) {
+        finding.file = "environment".to_owned();
+        finding.line = finding.line.saturating_sub(lines);
+    }
+    match read {
+        Some(read) if findings.iter().all(|finding| finding.severity != Severity::Error) => Ok(read),
+        _ => Err(findings),
+    }
+}
+
+fn parse(
+    page: &Page,
+    source: &Source,
+    env: &[(String, String)],
+    lines: usize,
+    findings: &mut Vec<Finding>,
+) -> Option<(Metadata, ProxySpec)> {
+    let start = Mark { line: 1, column: 1 };
+    let parsed = yaml::parse(&source.text);
+    findings.extend(parsed.refusals.into_iter().map(|refusal| page.refused(refusal)));
+    if !findings.is_empty() {
+        return None;
+    }
+    let mut roots = parsed.roots.into_iter();
+    let (Some(mut root), None) = (roots.next(), roots.next()) else {
+        let message = "expected one `kind: Proxy` document".to_owned();
+        findings.push(page.finding(start, "kind", message, Some(begin())));
+        return None;
+    };
+    envelope(page, &root, findings);
+    let metadata = match take(&mut root, "metadata") {
+        Some(mut node) => read::<Metadata>(page, &mut node, &[], findings)?,
+        None => Metadata { name: "proxy".to_owned(), ..Metadata::default() },
+    };
+    let empty = Node { at: root.at, bytes: 0..0, value: Value::Map(Vec::new()) };
+    let mut spec = take(&mut root, "spec").filter(|node| !node.is_null()).unwrap_or(empty);
+    for misfit in environment::overlay(&mut spec, &KEYS, env, lines.saturating_add(1)) {
+        findings.push(page.finding(misfit.at, "environment", misfit.message, None));
+    }
+    let spec = read::<ProxySpec>(page, &mut spec, &[], findings)?;
+    Some((metadata, spec))
+}
+
+fn begin() -> String {
+    format!("begin with `apiVersion: {API_VERSION}` and `kind: Proxy`")
+}
+
+fn envelope(page: &Page, root: &Node, findings: &mut Vec<Finding>) {
+    for (key, wanted) in [("apiVersion", API_VERSION), ("kind", "Proxy")] {
+        let found = root.get(key);
+        if found.and_then(Node::text) != Some(wanted) {
+            let at = found.map_or(root.at, |node| node.at);
+            let message = format!("the key `{key}` must be `{wanted}`");
+            findings.push(page.finding(at, "kind", message, Some(begin())));
+        }
+    }
+    let Value::Map(entries) = &root.value else { return };
+    const ENVELOPE: [&str; 4] = ["apiVersion", "kind", "metadata", "spec"];
+    for entry in entries.iter().filter(|entry| !ENVELOPE.contains(&entry.key.as_str())) {
+        let hint = if KEYS.contains(&entry.key.as_str()) {
+            Some("put it under `spec:`".to_owned())
+        } else {
+            nearest(&entry.key, ENVELOPE).map(|meant| format!("did you mean `{meant}`?"))
+        };
+        let message = format!("there is no key `{}` here", entry.key);
+        findings.push(page.finding(entry.at, "unknown-key", message, hint));
+    }
+}

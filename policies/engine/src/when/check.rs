@@ -1,0 +1,177 @@
+//! What an expression may contain.
+
+use cel::Program;
+use cel::common::ast::{ComprehensionExpr, EntryExpr, Expr, IdedExpr, LiteralValue};
+
+use super::facts::VARIABLES;
+use crate::source::nearest;
+
+/// Deepest nesting of operators and calls.
+const MAX_DEPTH: usize = 64;
+/// Largest compiled regular expression in `matches`, in bytes.
+const MAX_REGEX: usize = 1 << 20;
+/// Functions of CEL's standard library as the evaluator has them, macros included.
+const FUNCTIONS: [&str; 37] = [
+    "all", "bool", "bytes", "contains", "double", "duration", "dyn", "endsWith", "exists", "exists_one", "filter",
+    "getDate", "getDayOfMonth", "getDayOfWeek", "getDayOfYear", "getFullYear", "getHours", "getMilliseconds",
+    "getMinutes", "getMonth", "getSeconds", "has", "int", "map", "matches", "max", "min", "optional", "size",
+    "startsWith", "string", "timestamp", "type", "uint", "value", "hasValue", "orValue",
+];
+/// Names of types, which stand for themselves.
+const TYPES: [&str; 11] =
+    ["bool", "bytes", "double", "duration", "int", "list", "map", "null_type", "string", "timestamp", "uint"];
+
+/// What is wrong, and at which node of the expression.
+pub(super) struct Fault {
+    pub(super) node: Option<u64>,
+    pub(super) message: String,
+    pub(super) hint: Option<String>,
+}
+
+/// The deepest nesting of brackets outside of strings; the parser is spared what is deeper.
+pub(super) fn brackets(text: &str) -> usize {
+    let (mut depth, mut deepest) = (0_usize, 0_usize);
+    let mut quote = None;
+    let mut escaped = false;
+    for c in text.chars() {
+        match quote {
+            Some(_) if std::mem::take(&mut escaped) => {}
+            Some(_) if c == '\\' => escaped = true,
+            Some(end) if c == end => quote = None,
+            Some(_) => {}
+            None => match c {
+                '"' | '\'' => quote = Some(c),
+                '(' | '[' | '{' | '?' => {
+                    depth = depth.saturating_add(1);
+                    deepest = deepest.max(depth);
+                }
+                ')' | ']' | '}' => depth = depth.saturating_sub(1),
+                _ => {}
+            },
+        }
+    }
+    deepest
+}
+
+/// Checks names, depth, loops and literal patterns.
+pub(super) fn check(program: &Program) -> Result<(), Fault> {
+    Walk { scope: Vec::new(), loops: Vec::new() }.expression(program.expression(), 0)
+}
+
+struct Walk<'e> {
+    /// Names that the loops around bring.
+    scope: Vec<&'e str>,
+    /// What the loops around are at.
+    loops: Vec<&'e str>,
+}
+
+impl<'e> Walk<'e> {
+    fn expression(&mut self, at: &'e IdedExpr, depth: usize) -> Result<(), Fault> {
+        if depth > MAX_DEPTH {
+            return Err(fault(at, format!("the expression nests deeper than {MAX_DEPTH} levels")));
+        }
+        let depth = depth.saturating_add(1);
+        match &at.expr {
+            Expr::Unspecified | Expr::Literal(_) => Ok(()),
+            Expr::Ident(name) => self.name(at, name),
+            Expr::Select(select) => self.expression(&select.operand, depth),
+            Expr::Call(call) => {
+                function(at, &call.func_name)?;
+                if call.func_name == "matches" {
+                    call.args.iter().try_for_each(pattern)?;
+                }
+                call.target.iter().try_for_each(|target| self.expression(target, depth))?;
+                call.args.iter().try_for_each(|arg| self.expression(arg, depth))
+            }
+            Expr::List(list) => list.elements.iter().try_for_each(|item| self.expression(item, depth)),
+            Expr::Map(map) => map.entries.iter().try_for_each(|entry| self.entry(&entry.expr, depth)),
+            Expr::Struct(_) => Err(fault(at, "objects cannot be made here".to_owned())),
+            Expr::Comprehension(each) => self.comprehension(at, each, depth),
+        }
+    }
+
+    fn entry(&mut self, entry: &'e EntryExpr, depth: usize) -> Result<(), Fault> {
+        match entry {
+            EntryExpr::StructField(field) => self.expression(&field.value, depth),
+            EntryExpr::MapEntry(pair) => {
+                self.expression(&pair.key, depth)?;
+                self.expression(&pair.value, depth)
+            }
+        }
+    }
+
+    fn comprehension(&mut self, at: &'e IdedExpr, each: &'e ComprehensionExpr, depth: usize) -> Result<(), Fault> {
+        if let Some(outer) = self.loops.last() {
+            let over = root(&each.iter_range);
+            if self.loops.len() >= 2 || over != Some(outer) {
+                let mut fault = fault(at, "a loop within a loop may only go over what the outer one is at".to_owned());
+                fault.hint = Some(format!("begin the inner one with `{outer}`, and nest no deeper than two"));
+                return Err(fault);
+            }
+        }
+        self.expression(&each.iter_range, depth)?;
+        self.expression(&each.accu_init, depth)?;
+        let before = self.scope.len();
+        self.scope.push(&each.iter_var);
+        self.scope.extend(each.iter_var2.as_deref());
+        self.scope.push(&each.accu_var);
+        self.loops.push(each.iter_var2.as_deref().unwrap_or(&each.iter_var));
+        self.expression(&each.loop_cond, depth)?;
+        self.expression(&each.loop_step, depth)?;
+        self.loops.pop();
+        self.expression(&each.result, depth)?;
+        self.scope.truncate(before);
+        Ok(())
+    }
+
+    fn name(&self, at: &IdedExpr, name: &str) -> Result<(), Fault> {
+        let known = name.starts_with('@')
+            || VARIABLES.contains(&name)
+            || TYPES.contains(&name)
+            || self.scope.contains(&name);
+        if known {
+            return Ok(());
+        }
+        let mut fault = fault(at, format!("`{name}` is not a name that is known here"));
+        fault.hint = Some(match nearest(name, VARIABLES) {
+            Some(meant) => format!("did you mean `{meant}`?"),
+            None => format!("known names: {}", VARIABLES.join(", ")),
+        });
+        Err(fault)
+    }
+}
+
+fn fault(at: &IdedExpr, message: String) -> Fault {
+    Fault { node: Some(at.id), message, hint: None }
+}
+
+/// The variable that `a.b[0].c` begins with.
+fn root(mut at: &IdedExpr) -> Option<&str> {
+    loop {
+        match &at.expr {
+            Expr::Ident(name) => return Some(name),
+            Expr::Select(select) => at = &select.operand,
+            Expr::Call(call) if call.func_name == "_[_]" => at = call.args.first()?,
+            _ => return None,
+        }
+    }
+}
+
+fn function(at: &IdedExpr, name: &str) -> Result<(), Fault> {
+    let operator = !name.starts_with(|c: char| c.is_ascii_alphabetic());
+    if operator || FUNCTIONS.contains(&name) {
+        return Ok(());
+    }
+    let mut fault = fault(at, format!("there is no function `{name}`"));
+    fault.hint = nearest(name, FUNCTIONS).map(|meant| format!("did you mean `{meant}`?"));
+    Err(fault)
+}
+
+/// A pattern that stands in the expression is compiled now, so that it cannot fail later.
+fn pattern(at: &IdedExpr) -> Result<(), Fault> {
+    let Expr::Literal(LiteralValue::String(text)) = &at.expr else { return Ok(()) };
+    match regex::RegexBuilder::new(text.inner()).size_limit(MAX_REGEX).build() {
+        Ok(_) => Ok(()),
+        Err(error) => Err(fault(at, crate::content::describe(&error))),
+    }
+}

@@ -1,0 +1,428 @@
+//! Watches a model's answer on its way to the agent: text flows on as it comes, byte for byte; a tool call is
+//! held until all of its arguments are there, judged, and then released as it came or replaced by a refusal.
+//!
+//! Everything waits behind a held event, so that what passes passes in order; only keep-alives overtake. What
+//! cannot be read could hide a tool call, and ends the stream. Start at [`Watch::feed`]; for an answer that
+//! comes in one piece see [`whole`].
+
+mod calls;
+mod chat;
+mod ending;
+mod messages;
+mod rebuild;
+mod responses;
+mod tally;
+#[cfg(test)]
+mod tests;
+mod whole;
+
+use std::borrow::Cow;
+use std::collections::VecDeque;
+
+use bytes::Bytes;
+use sideguard_types::refusal::{Code, Refusal};
+use sideguard_types::resource::ToolCallRefusal;
+use sideguard_types::units::Tokens;
+use sideguard_types::usage::Usage;
+
+use crate::edit::Edit;
+use crate::json::{self, Value};
+use crate::sse::{Event, Splitter};
+
+use calls::{CallIndex, Calls};
+use tally::Tally;
+
+pub use whole::{WholeError, whole};
+
+/// Dialect of an answer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Answer {
+    /// OpenAI's chat completions, and compatible servers.
+    Chat,
+    /// OpenAI's responses.
+    Responses,
+    /// Anthropic's messages.
+    Messages,
+}
+
+/// How an answer is watched.
+#[derive(Debug, Clone)]
+pub struct Options {
+    /// Its dialect.
+    pub answer: Answer,
+    /// Whether the agent did not ask for the chunk that holds only usage, so that it must not see it.
+    pub hide_usage_chunk: bool,
+    /// What becomes of a refused tool call.
+    pub refuse: ToolCallRefusal,
+    /// Most bytes that are held in one stream, arguments of its tool calls included, and the largest event.
+    /// Beyond it the stream is cut.
+    pub max_held: usize,
+    /// Output that was reserved, over all choices. The stream is cut once it has surely exceeded it.
+    pub output_limit: Option<Tokens>,
+}
+
+/// A tool call that the model proposes, or that its provider has already run.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ProposedCall<'a> {
+    /// Id that the result will refer to; empty where there is none.
+    pub id: &'a str,
+    /// Name of the tool.
+    pub name: &'a str,
+    /// The arguments as the model wrote them: JSON text, though it may be invalid; of a [`ToolKind::Custom`]
+    /// tool any text. `{}` where the model wrote none.
+    pub args: &'a [u8],
+    /// What sort of tool it is.
+    pub kind: ToolKind,
+}
+
+/// What sort of tool a call is for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum ToolKind {
+    /// A function that the agent defined.
+    Function,
+    /// A tool that the agent defined, with free text as input.
+    Custom,
+    /// A tool that the provider defined and the agent runs: `shell`, `computer`, `apply_patch`.
+    BuiltIn,
+    /// A tool of an MCP server that the provider calls by itself. It has run already; a refusal hides it.
+    Mcp,
+}
+
+/// Says whether a tool call may reach the agent.
+pub trait Judge {
+    /// Judges one call. Each call of an answer is judged once, in the order in which they are complete.
+    ///
+    /// # Errors
+    /// The refusal, when it may not.
+    fn judge(&mut self, call: &ProposedCall<'_>) -> Result<(), Refusal>;
+}
+
+/// Whether the stream goes on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[must_use]
+pub enum Flow {
+    /// It goes on.
+    Go,
+    /// It is over: the dialect's error has been given out and nothing may follow. The upstream is to be dropped.
+    End,
+}
+
+/// How the upstream's stream ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum StreamEnd {
+    /// As HTTP says that it should.
+    Clean,
+    /// It broke off.
+    Cut,
+}
+
+/// What is known of an answer.
+#[derive(Debug, Default, Clone, PartialEq, Eq)]
+pub struct Report {
+    /// What the provider says was used; unknown where it has not said.
+    pub usage: Usage,
+    /// Whether the answer came to its own end.
+    pub complete: bool,
+    /// Bytes of all that the model wrote: text, reasoning and arguments, passed on or not.
+    pub emitted_text_bytes: u64,
+    /// The tool calls, in order; hosted ones included.
+    pub tool_calls: Vec<ToolCall>,
+    /// The model, as the provider names it.
+    pub model: Option<String>,
+}
+
+/// One tool call of an answer.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ToolCall {
+    /// Name of the tool.
+    pub name: String,
+    /// Whether it was kept from the agent.
+    pub refused: bool,
+}
+
+/// The watch over one streamed answer.
+pub struct Watch {
+    options: Options,
+    splitter: Splitter,
+    dialect: Box<dyn Dialect + Send>,
+    seen: Seen,
+    /// Events that wait for a call to be judged, in order.
+    held: VecDeque<Held>,
+    held_bytes: usize,
+    /// Whether the answer's own last event has been given out.
+    finished: bool,
+    /// Whether nothing may be given out any more.
+    ended: bool,
+}
+
+impl Watch {
+    /// A watch over a stream that is about to begin.
+    #[must_use]
+    pub fn new(options: Options) -> Self {
+        Self {
+            splitter: Splitter::new(options.max_held),
+            dialect: dialect(&options, true),
+            options,
+            seen: Seen::default(),
+            held: VecDeque::new(),
+            held_bytes: 0,
+            finished: false,
+            ended: false,
+        }
+    }
+
+    /// Takes the next bytes of the stream and appends what may go to the agent to `out`. How the stream is cut
+    /// into chunks makes no difference to what is given out and judged, only to when.
+    pub fn feed(&mut self, chunk: Bytes, judge: &mut dyn Judge, out: &mut Vec<Bytes>) -> Flow {
+        if self.ended {
+            return Flow::End;
+        }
+        self.splitter.push(chunk);
+        loop {
+            let passed = match self.splitter.next() {
+                Ok(Some(event)) => self.pass(event, judge, out),
+                Ok(None) => return Flow::Go,
+                Err(too_large) => Err(Unjudgeable(too_large.to_string()).into()),
+            };
+            if let Err(refusal) = passed {
+                self.cut(&refusal, out);
+                return Flow::End;
+            }
+        }
+    }
+
+    /// Takes the end of the upstream's stream. One that ends cleanly passes as it came, even without its last
+    /// event; the report then says that it is not complete. One that broke off, or ends within a tool call,
+    /// is given the dialect's error, since a bare end looks like success to SDKs.
+    pub fn finish(&mut self, end: StreamEnd, judge: &mut dyn Judge, out: &mut Vec<Bytes>) -> Flow {
+        if self.ended {
+            return Flow::End;
+        }
+        let finished = match end {
+            StreamEnd::Clean => self.finish_cleanly(judge, out),
+            StreamEnd::Cut if self.finished => Ok(()),
+            StreamEnd::Cut => Err(Refusal::new(
+                Code::UpstreamUnreachable,
+                "upstream",
+                "the upstream broke off before the end of its answer",
+            )),
+        };
+        if let Err(refusal) = finished {
+            self.cut(&refusal, out);
+            return Flow::End;
+        }
+        Flow::Go
+    }
+
+    /// Ends the stream with the dialect's error; what is held is dropped. Nothing follows, and nothing is given
+    /// out where the answer has already come to its own end.
+    pub fn cut(&mut self, refusal: &Refusal, out: &mut Vec<Bytes>) {
+        self.held.clear();
+        if !self.ended && !self.finished {
+            self.dialect.cut(refusal, &self.seen, out);
+        }
+        self.ended = true;
+    }
+
+    /// What is known of the answer so far.
+    #[must_use]
+    pub fn report(&self) -> Report {
+        self.seen.report()
+    }
+
+    /// The first MiB of what the model wrote: text, reasoning and arguments, passed on or not. What is billed
+    /// when a stream is cut before it says its usage is estimated from it.
+    #[must_use]
+    pub fn emitted_text(&self) -> &str {
+        self.seen.tally.text()
+    }
+
+    fn finish_cleanly(&mut self, judge: &mut dyn Judge, out: &mut Vec<Bytes>) -> Result<(), Refusal> {
+        if let Some(event) = self.splitter.rest() {
+            self.pass(event, judge, out)?;
+        }
+        if self.seen.calls.any_open() {
+            return Err(Unjudgeable::because("the stream ended within a tool call").into());
+        }
+        Ok(())
+    }
+
+    /// Reads an event, judges the calls that it completes, and gives out whatever need not wait.
+    fn pass(&mut self, event: Event, judge: &mut dyn Judge, out: &mut Vec<Bytes>) -> Result<(), Refusal> {
+        if event.data.is_empty() {
+            out.push(event.raw);
+            return Ok(());
+        }
+        let read = self.read(&event)?;
+        if self.options.output_limit.is_some_and(|limit| self.seen.tally.least_tokens() > limit) {
+            let reason = "the answer is longer than the output that was reserved for it";
+            return Err(Refusal::new(Code::BudgetExhausted, "output-limit", reason));
+        }
+        match read.way {
+            Way::Overtake => out.push(event.raw),
+            Way::Hide => {}
+            Way::InTurn | Way::Last => self.hold(Held { event, read })?,
+        }
+        self.seen.calls.judge_complete(judge, self.options.refuse)?;
+        if !self.seen.calls.any_open() {
+            self.release(out);
+        }
+        Ok(())
+    }
+
+    fn read(&mut self, event: &Event) -> Result<Read, Unjudgeable> {
+        if event.data.trim_ascii() == b"[DONE]" {
+            return Ok(self.dialect.done(&mut self.seen));
+        }
+        let document = json::read(&event.data)
+            .map_err(|error| Unjudgeable(format!("an event of the stream cannot be read: {error}")))?;
+        if document.root.kind() != json::Kind::Object {
+            return Err(Unjudgeable::because("an event of the stream is not a JSON object"));
+        }
+        let name = event.name.as_deref().map(String::from_utf8_lossy);
+        self.dialect.read(name.as_deref(), document.root, &mut self.seen)
+    }
+
+    fn hold(&mut self, held: Held) -> Result<(), Unjudgeable> {
+        self.held_bytes += held.event.raw.len();
+        self.held.push_back(held);
+        if self.held_bytes + self.seen.calls.bytes() > self.options.max_held && self.seen.calls.any_open() {
+            return Err(Unjudgeable(format!(
+                "a tool call takes more than the {} bytes that are held",
+                self.options.max_held
+            )));
+        }
+        Ok(())
+    }
+
+    fn release(&mut self, out: &mut Vec<Bytes>) {
+        self.held_bytes = 0;
+        while let Some(held) = self.held.pop_front() {
+            self.finished |= held.read.way == Way::Last;
+            self.dialect.write(held, &mut self.seen.calls, out);
+        }
+    }
+}
+
+/// What was learnt from an answer so far.
+#[derive(Debug, Default)]
+struct Seen {
+    calls: Calls,
+    tally: Tally,
+}
+
+impl Seen {
+    fn report(&self) -> Report {
+        Report {
+            usage: self.tally.usage,
+            complete: self.tally.complete,
+            emitted_text_bytes: self.tally.bytes(),
+            tool_calls: self.calls.report(),
+            model: self.tally.model.clone(),
+        }
+    }
+}
+
+/// An event on its way, and what reading it told.
+struct Held {
+    event: Event,
+    read: Read,
+}
+
+/// What reading an event told.
+struct Read {
+    way: Way,
+    /// The calls that its pieces belong to, in the order in which they stand in it.
+    pieces: Vec<CallIndex>,
+    /// Its sequence number, where the dialect has them.
+    sequence: Option<u64>,
+}
+
+impl Read {
+    fn new(way: Way) -> Self {
+        Self { way, pieces: Vec::new(), sequence: None }
+    }
+}
+
+/// When an event is given out.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Way {
+    /// After all that came before it.
+    InTurn,
+    /// The same, and it is the one that ends the answer.
+    Last,
+    /// At once: a keep-alive.
+    Overtake,
+    /// Never.
+    Hide,
+}
+
+/// The events of one dialect: how they are read, and how they are written when a call was refused.
+trait Dialect {
+    /// Reads the JSON of an event, which has the given name.
+    fn read(&mut self, name: Option<&str>, root: Value<'_>, seen: &mut Seen) -> Result<Read, Unjudgeable>;
+
+    /// Reads `[DONE]`.
+    fn done(&mut self, seen: &mut Seen) -> Read;
+
+    /// Writes an event all of whose calls have been judged: as it came, unless one of them was refused.
+    fn write(&mut self, held: Held, calls: &mut Calls, out: &mut Vec<Bytes>);
+
+    /// Writes the error that makes the dialect's SDKs raise.
+    fn cut(&self, refusal: &Refusal, seen: &Seen, out: &mut Vec<Bytes>);
+
+    /// Reads an answer that is not streamed, up to where its calls are complete. Gives the calls in the order
+    /// in which they stand in it.
+    fn read_whole(&mut self, root: Value<'_>, seen: &mut Seen) -> Result<Vec<CallIndex>, Unjudgeable>;
+
+    /// What has to change in an answer that is not streamed, once its calls have been judged.
+    fn edit_whole(&mut self, root: Value<'_>, pieces: &[CallIndex], calls: &mut Calls) -> Vec<Edit>;
+}
+
+/// The dialect of an answer, streamed or not.
+fn dialect(options: &Options, streamed: bool) -> Box<dyn Dialect + Send> {
+    match options.answer {
+        Answer::Chat => Box::new(chat::Chat::new(streamed, options.hide_usage_chunk)),
+        Answer::Responses => Box::new(responses::Responses::default()),
+        Answer::Messages => Box::new(messages::Messages::default()),
+    }
+}
+
+/// What an event says it is; `type` in its data and its name must not contradict each other, for libraries
+/// look at either.
+fn kind_of<'e>(name: Option<&'e str>, root: Value<'e>) -> Result<Cow<'e, str>, Unjudgeable> {
+    let kind = member(root, "type").and_then(|kind| kind.as_str());
+    match (kind, name) {
+        (Some(kind), Some(name)) if kind != name => {
+            Err(Unjudgeable(format!("an event of the stream is both `{kind}` and `{name}`")))
+        }
+        (Some(kind), _) => Ok(kind),
+        (None, name) => Ok(name.unwrap_or_default().into()),
+    }
+}
+
+/// A member that is there and not `null`.
+fn member<'v>(object: Value<'v>, key: &str) -> Option<Value<'v>> {
+    object.get(key).filter(|value| !value.is_null())
+}
+
+/// The text of a member; empty when it has none.
+fn text_of<'v>(object: Value<'v>, key: &str) -> Cow<'v, str> {
+    object.get(key).and_then(|value| value.as_str()).unwrap_or_default()
+}
+
+/// What came cannot be judged, and why.
+#[derive(Debug)]
+struct Unjudgeable(String);
+
+impl Unjudgeable {
+    fn because(reason: &str) -> Self {
+        Self(reason.to_owned())
+    }
+}
+
+impl From<Unjudgeable> for Refusal {
+    fn from(Unjudgeable(reason): Unjudgeable) -> Self {
+        Self::new(Code::Unjudgeable, "dialect", reason)
+    }
+}

@@ -1,0 +1,255 @@
+//! Stage 1: the request is read whole, its framing checked, its way upstream worked out, its body decompressed.
+
+use std::borrow::Cow;
+use std::io::Read;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use http::{HeaderMap, header};
+use sideguard_runtime::secret::Secret;
+use sideguard_types::refusal::{Code, Refusal};
+
+use crate::app::Sidecar;
+use crate::call::{Accepted, Arrival, Body, Exchange, HostPort, Refused, Route};
+use crate::engine::{BodyFault, Down};
+use crate::feed::Policy;
+
+/// Reads a request. The rule named in refusals is the stage's own: `http`.
+pub(crate) async fn accept(sidecar: &Sidecar, arrival: &Arrival, down: &mut Down) -> Result<Accepted, Refused> {
+    let policy = sidecar.policy.load_full();
+    let mut exchange = Exchange::new(policy, down.head().method.as_str());
+    if let Some(raw) = down.raw_head()
+        && let Err(what) = well_formed(&raw)
+    {
+        down.close_after();
+        return Err(exchange.refuse(Refusal::new(Code::Malformed, "http", what)));
+    }
+    let headers = &down.head().headers;
+    exchange.session = text(headers, "x-sideguard-session").map(|session| session.chars().take(128).collect());
+    exchange.trace_id = text(headers, "traceparent").and_then(trace_id);
+    let key = headers
+        .get("x-sideguard-key")
+        .and_then(|key| key.to_str().ok())
+        .map(|key| Secret::new(key.to_owned()))
+        .or_else(|| headers.get(header::PROXY_AUTHORIZATION).and_then(|value| crate::identify::basic_password(value.as_bytes())))
+        .or_else(|| arrival.key.clone());
+    sidecar.metrics.stripped_headers(reserved_headers(headers));
+    match route(&exchange.policy, arrival, down) {
+        Ok(route) => exchange.route = Some(route),
+        Err(refusal) => return Err(exchange.refuse(refusal)),
+    }
+    let max = usize::try_from(sidecar.config.limits.max_body.0).unwrap_or(usize::MAX);
+    if down.wants_upgrade() {
+        return Ok(Accepted { exchange, body: Body::default(), key });
+    }
+    let raw = match down.body(max, sidecar.config.limits.idle_timeout.0).await {
+        Ok(raw) => raw,
+        Err(fault) => {
+            let refusal = match fault {
+                BodyFault::TooLarge => too_large(max),
+                BodyFault::Gone => Refusal::new(Code::Malformed, "http", "the request's body did not arrive whole"),
+                BodyFault::Malformed => Refusal::new(Code::Malformed, "http", "the request's body is not framed properly"),
+            };
+            if fault != BodyFault::TooLarge {
+                down.close_after();
+            }
+            return Err(exchange.refuse(refusal));
+        }
+    };
+    let decoded = match decode(down.head().headers.get(header::CONTENT_ENCODING), &raw, max) {
+        Ok(decoded) => decoded,
+        Err(refusal) => return Err(exchange.refuse(refusal)),
+    };
+    Ok(Accepted { exchange, body: Body { raw, decoded }, key })
+}
+
+fn text<'h>(headers: &'h HeaderMap, name: &str) -> Option<&'h str> {
+    headers.get(name).and_then(|value| value.to_str().ok()).filter(|value| !value.is_empty())
+}
+
+/// Trace id of a `traceparent` (W3C Trace Context, section 3.2.2).
+fn trace_id(traceparent: &str) -> Option<String> {
+    let id = traceparent.split('-').nth(1)?;
+    (id.len() == 32 && id.bytes().all(|b| b.is_ascii_hexdigit())).then(|| id.to_ascii_lowercase())
+}
+
+/// How many headers the agent sent that only Sideguard may set.
+fn reserved_headers(headers: &HeaderMap) -> u64 {
+    let reserved = |name: &str| {
+        name == "x-should-retry"
+            || name.starts_with("x-sideguard-") && name != "x-sideguard-session" && name != "x-sideguard-key"
+    };
+    headers.keys().filter(|name| reserved(name.as_str())).map(|_| 1).sum()
+}
+
+fn too_large(max: usize) -> Refusal {
+    Refusal::new(Code::BodyTooLarge, "http", format!("the request's body is larger than {max} bytes (`limits.maxBody`)"))
+}
+
+/// Refuses what two parsers could read in two ways (RFC 9112, sections 2.2, 5.1, 5.2 and 6.3).
+fn well_formed(raw: &[u8]) -> Result<(), &'static str> {
+    let mut lengths = 0;
+    let mut encodings = 0;
+    for (number, line) in raw.split(|b| *b == b'\n').enumerate() {
+        if line.contains(&0) {
+            return Err("the head holds a NUL");
+        }
+        let Some(line) = line.strip_suffix(b"\r") else {
+            if line.is_empty() {
+                continue;
+            }
+            return Err("a line of the head ends without CR");
+        };
+        if line.contains(&b'\r') {
+            return Err("the head holds a CR that ends no line");
+        }
+        if number == 0 || line.is_empty() {
+            continue;
+        }
+        if matches!(line.first(), Some(b' ' | b'\t')) {
+            return Err("a header is folded over two lines");
+        }
+        let name = line.split(|b| *b == b':').next().unwrap_or_default();
+        if name.iter().any(|b| b.is_ascii_whitespace()) {
+            return Err("a header's name holds white space");
+        }
+        lengths += usize::from(name.eq_ignore_ascii_case(b"content-length"));
+        encodings += usize::from(name.eq_ignore_ascii_case(b"transfer-encoding"));
+    }
+    match (lengths, encodings) {
+        (0 | 1, 0) | (0, 1) => Ok(()),
+        (_, 0) => Err("`content-length` stands more than once"),
+        (0, _) => Err("`transfer-encoding` stands more than once"),
+        _ => Err("both `content-length` and `transfer-encoding` stand"),
+    }
+}
+
+/// Works out where a request leads, from the tunnel it is in, its absolute target, or its gateway path.
+fn route(policy: &Policy, arrival: &Arrival, down: &Down) -> Result<Route, Refusal> {
+    let unjudgeable = |reason: String| Refusal::new(Code::Unjudgeable, "route", reason);
+    let target = std::str::from_utf8(down.target()).map_err(|_| unjudgeable("the target is not text".to_owned()))?;
+    let claimed = authority(down);
+    if let Some(tunnel) = &arrival.tunnel {
+        let target = match absolute(target) {
+            None => target.to_owned(),
+            Some((_, at, path)) if at.eq_ignore_ascii_case(&claimed) => path.to_owned(),
+            Some(_) => return Err(unjudgeable("the absolute target and `Host` name different hosts".to_owned())),
+        };
+        for (what, name) in [("`Host`", Some(claimed.as_ref())), ("SNI", arrival.sni.as_deref())] {
+            let Some(name) = name.filter(|name| !name.is_empty()) else { continue };
+            let port = if what == "SNI" { tunnel.port } else if arrival.tls { 443 } else { 80 };
+            // A client may leave a port out that it named in CONNECT.
+            let named = HostPort::parse(name, port);
+            if !named.is_some_and(|named| named.host == tunnel.host && (named.port == tunnel.port || !name.contains(':'))) {
+                return Err(unjudgeable(format!("{what} names `{name}`, but the tunnel leads to `{}`", tunnel.host)));
+            }
+        }
+        let upstream = policy.upstreams.at(tunnel, arrival.tls);
+        return Ok(Route { to: tunnel.clone(), tls: arrival.tls, target, upstream });
+    }
+    if let Some((tls, at, path)) = absolute(target) {
+        let to = HostPort::parse(at, if tls { 443 } else { 80 });
+        let to = to.ok_or_else(|| unjudgeable(format!("`{at}` is not a host and port")))?;
+        let upstream = policy.upstreams.at(&to, tls);
+        return Ok(Route { to, tls, target: path.to_owned(), upstream });
+    }
+    gateway(policy, target)
+}
+
+/// A gateway path: its first segment names the upstream.
+fn gateway(policy: &Policy, target: &str) -> Result<Route, Refusal> {
+    let rest = target.strip_prefix('/').unwrap_or(target);
+    let end = rest.find(['/', '?']).unwrap_or(rest.len());
+    let (name, rest) = rest.split_at(end);
+    let Some(upstream) = policy.upstreams.named(name) else {
+        let known: Vec<&str> = policy.upstreams.names().collect();
+        let mut refusal = Refusal::new(Code::Unjudgeable, "route", format!("no upstream is called `{name}`"));
+        refusal.hint = Some(format!(
+            "use this port as HTTP(S)_PROXY, or as a base URL whose path begins with an upstream: {}",
+            known.join(", ")
+        ));
+        return Err(refusal);
+    };
+    let rest = if rest.starts_with('/') { Cow::Borrowed(rest) } else { Cow::Owned(format!("/{rest}")) };
+    let target = format!("{}{rest}", upstream.base.path);
+    Ok(Route { to: upstream.base.to.clone(), tls: upstream.base.tls, target, upstream: Some(Arc::clone(upstream)) })
+}
+
+/// Scheme, authority and path of an absolute target.
+fn absolute(target: &str) -> Option<(bool, &str, &str)> {
+    let (scheme, rest) = target.split_once("://")?;
+    let tls = match scheme.to_ascii_lowercase().as_str() {
+        "http" => false,
+        "https" => true,
+        _ => return None,
+    };
+    let end = rest.find(['/', '?']).unwrap_or(rest.len());
+    let (authority, path) = rest.split_at(end);
+    Some((tls, authority, if path.is_empty() { "/" } else { path }))
+}
+
+fn authority(down: &Down) -> Cow<'_, str> {
+    match down.head().uri.authority() {
+        Some(authority) => Cow::Borrowed(authority.as_str()),
+        None => Cow::Borrowed(text(&down.head().headers, "host").unwrap_or_default()),
+    }
+}
+
+/// Decompresses a body. What cannot be decompressed here cannot be judged.
+fn decode(encoding: Option<&http::HeaderValue>, raw: &Bytes, max: usize) -> Result<Bytes, Refusal> {
+    let Some(encoding) = encoding.filter(|_| !raw.is_empty()) else { return Ok(raw.clone()) };
+    let encoding = encoding.to_str().unwrap_or_default().trim().to_ascii_lowercase();
+    let decoded = match encoding.as_str() {
+        "" | "identity" => return Ok(raw.clone()),
+        "gzip" | "x-gzip" => inflate(flate2::read::MultiGzDecoder::new(&raw[..]), max),
+        "deflate" => inflate(flate2::read::ZlibDecoder::new(&raw[..]), max),
+        _ => {
+            let mut refusal =
+                Refusal::new(Code::Unjudgeable, "http", format!("a body in content-encoding `{encoding}` cannot be judged"));
+            refusal.hint = Some("send it plain, gzip or deflate".to_owned());
+            return Err(refusal);
+        }
+    };
+    match decoded {
+        Ok(Some(decoded)) => Ok(decoded),
+        Ok(None) => Err(too_large(max)),
+        Err(_) => Err(Refusal::new(Code::Unjudgeable, "http", format!("the body is not valid {encoding}"))),
+    }
+}
+
+/// `None` when more than `max` bytes come out.
+pub(crate) fn inflate(decoder: impl Read, max: usize) -> std::io::Result<Option<Bytes>> {
+    let mut out = Vec::new();
+    decoder.take(u64::try_from(max).unwrap_or(u64::MAX).saturating_add(1)).read_to_end(&mut out)?;
+    Ok((out.len() <= max).then(|| Bytes::from(out)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{absolute, well_formed};
+
+    #[test]
+    fn heads_that_two_parsers_could_read_in_two_ways_are_refused() {
+        assert_eq!(well_formed(b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 2\r\n\r\n"), Ok(()));
+        for head in [
+            &b"POST / HTTP/1.1\r\nContent-Length: 2\r\nTransfer-Encoding: chunked\r\n\r\n"[..],
+            b"POST / HTTP/1.1\r\nContent-Length: 2\r\nContent-Length: 2\r\n\r\n",
+            b"POST / HTTP/1.1\r\nTransfer-Encoding: chunked\r\nTransfer-Encoding: chunked\r\n\r\n",
+            b"POST / HTTP/1.1\r\nA: b\r\n c\r\n\r\n",
+            b"POST / HTTP/1.1\r\nA : b\r\n\r\n",
+            b"POST / HTTP/1.1\nA: b\r\n\r\n",
+            b"POST / HTTP/1.1\r\nA: b\0\r\n\r\n",
+            b"POST / HTTP/1.1\r\nA: b\rc\r\n\r\n",
+        ] {
+            assert!(well_formed(head).is_err(), "{}", head.escape_ascii());
+        }
+    }
+
+    #[test]
+    fn absolute_targets_are_taken_apart() {
+        assert_eq!(absolute("http://a:81/x?y"), Some((false, "a:81", "/x?y")));
+        assert_eq!(absolute("https://a"), Some((true, "a", "/")));
+        assert_eq!(absolute("/openai/v1"), None);
+        assert_eq!(absolute("ftp://a/"), None);
+    }
+}

@@ -1,0 +1,405 @@
+//! The composition root: puts a sidecar together from its configuration, opens its ports, and takes it down again.
+
+mod state;
+
+use std::collections::HashMap;
+use std::hash::{BuildHasher as _, Hash};
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use arc_swap::ArcSwap;
+use parking_lot::Mutex;
+use sideguard_capture::ca::Authority;
+use sideguard_policy::ledger::Ledger;
+use sideguard_policy::redact::Detectors;
+use sideguard_policy::source::Source;
+use sideguard_record::Log;
+use sideguard_runtime::drain::Drain;
+use sideguard_runtime::secret::Secret;
+use sideguard_runtime::{admin, clock, tasks};
+use sideguard_types::audit::{Phase, Record};
+use sideguard_types::call::Caller;
+use sideguard_types::resource::ProxySpec;
+use tokio::net::TcpListener;
+use tokio::sync::Semaphore;
+
+use crate::admin::Admin;
+use crate::breaker::Breakers;
+use crate::config::{self, ConfigError, Process};
+use crate::engine::{self, Connector, Trust};
+use crate::feed::{self, Policy, PolicyError};
+use crate::metrics::Metrics;
+use crate::prices::Prices;
+use crate::rates::Rates;
+use crate::resolve::Resolver;
+use crate::sessions::{McpSessions, Runaways};
+use crate::velocity::Counters;
+
+/// How often policy files and the kill file are looked at.
+const LOOK: Duration = Duration::from_millis(500);
+
+/// Told of every entry that goes into the record.
+pub trait Watcher: Send + Sync + 'static {
+    /// An entry was taken into the record.
+    fn seen(&self, record: &Record);
+}
+
+/// A watcher that does not look.
+#[derive(Debug, Clone, Copy)]
+pub struct Nobody;
+
+impl Watcher for Nobody {
+    fn seen(&self, _: &Record) {}
+}
+
+/// Why a sidecar cannot start.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// The configuration is wrong.
+    #[error(transparent)]
+    Config(#[from] ConfigError),
+    /// The policy is wrong.
+    #[error(transparent)]
+    Policy(#[from] PolicyError),
+    /// A port cannot be opened.
+    #[error("cannot listen on `{address}`: {source}")]
+    Listen {
+        /// The address.
+        address: String,
+        /// Why.
+        source: std::io::Error,
+    },
+    /// Something in the state directory cannot be used.
+    #[error("{0}")]
+    State(String),
+}
+
+impl StartError {
+    /// Whether the user's own files are at fault.
+    #[must_use]
+    pub const fn is_configuration(&self) -> bool {
+        matches!(self, Self::Config(_) | Self::Policy(_))
+    }
+}
+
+/// Host names as globs.
+#[derive(Debug, Default)]
+pub(crate) struct HostList(Vec<String>);
+
+impl HostList {
+    /// Whether a host is in it: `*` is any, `*.example.com` any name below, otherwise the name itself.
+    pub(crate) fn holds(&self, host: &str) -> bool {
+        self.0.iter().any(|glob| match glob.strip_prefix('*') {
+            Some(suffix) => host.len() > suffix.len() && host.ends_with(suffix),
+            None => host == glob,
+        })
+    }
+}
+
+/// Everything that one sidecar works with.
+pub struct Sidecar {
+    pub(crate) config: ProxySpec,
+    pub(crate) agent: Option<Arc<Caller>>,
+    pub(crate) policy: ArcSwap<Policy>,
+    pub(crate) ledger: Mutex<Ledger>,
+    pub(crate) log: Log,
+    pub(crate) authority: Arc<Authority>,
+    pub(crate) server_tls: Arc<rustls::ServerConfig>,
+    pub(crate) connector: Connector,
+    pub(crate) resolver: Resolver,
+    pub(crate) prices: Prices,
+    pub(crate) breakers: Breakers,
+    pub(crate) runaways: Runaways,
+    pub(crate) rates: Rates,
+    pub(crate) velocity: Counters,
+    pub(crate) metrics: Metrics,
+    pub(crate) mcp_sessions: McpSessions,
+    pub(crate) drain: Drain,
+    watcher: Arc<dyn Watcher>,
+    intercept: HostList,
+    passthrough: HostList,
+    detectors: Mutex<HashMap<Vec<String>, Arc<Detectors>>>,
+    hasher: ahash::RandomState,
+    killed: AtomicBool,
+    state: PathBuf,
+    given: Vec<Source>,
+}
+
+impl Sidecar {
+    /// Takes an entry into the record, in order, and tells whoever watches.
+    pub(crate) fn note(&self, record: &Record) {
+        self.log.later(record);
+        self.seen(record);
+    }
+
+    /// Tells whoever watches of an entry that is in the record.
+    pub(crate) fn seen(&self, record: &Record) {
+        self.metrics.recorded(record);
+        self.watcher.seen(record);
+    }
+
+    /// Whether the kill file is there.
+    pub(crate) fn killed(&self) -> bool {
+        self.killed.load(Ordering::Relaxed)
+    }
+
+    /// Whether TLS to a host is opened.
+    pub(crate) fn opens(&self, host: &str) -> bool {
+        !self.passthrough.holds(host) && self.intercept.holds(host)
+    }
+
+    /// A key for the counters.
+    pub(crate) fn velocity_key(&self, of: &impl Hash) -> u64 {
+        self.hasher.hash_one(of)
+    }
+
+    /// Detectors by name, compiled once.
+    pub(crate) fn detectors(&self, names: &[String]) -> Result<Arc<Detectors>, String> {
+        if let Some(known) = self.detectors.lock().get(names) {
+            return Ok(Arc::clone(known));
+        }
+        let detectors = Arc::new(Detectors::compile(names).map_err(|error| error.to_string())?);
+        self.detectors.lock().insert(names.to_vec(), Arc::clone(&detectors));
+        Ok(detectors)
+    }
+
+    /// Reads the policy files again. A set that does not compile changes nothing. Returns the digest in force.
+    ///
+    /// # Errors
+    /// Why the new set cannot be used.
+    pub fn reload(&self) -> Result<String, PolicyError> {
+        let built = self.build();
+        let policy = match built {
+            Ok(policy) => policy,
+            Err(error) => {
+                self.metrics.reloaded("refused");
+                tracing::error!(%error, "new policy refused: the old one stays in force");
+                return Err(error);
+            }
+        };
+        let digest = policy.set.digest().to_string();
+        if *digest == **self.policy.load().set.digest() {
+            return Ok(digest);
+        }
+        let ledger = Ledger::new(policy.set.budgets()).map_err(|error| PolicyError::Budget(error.to_string()))?;
+        {
+            let mut current = self.ledger.lock();
+            let kept = ledger.with_accounts_of(&current);
+            *current = kept;
+        }
+        let rules = policy.set.rule_count();
+        self.policy.store(Arc::new(policy));
+        self.metrics.reloaded("accepted");
+        let mut record = Record::new(Phase::Control, clock::now());
+        record.code = Some("policy_changed".to_owned());
+        record.policy_digest.clone_from(&digest);
+        self.note(&record);
+        tracing::info!(%digest, rules, "new policy in force");
+        Ok(digest)
+    }
+
+    fn build(&self) -> Result<Policy, PolicyError> {
+        let mut sources = feed::read(&self.config.policies)?;
+        sources.extend(self.given.iter().cloned());
+        feed::build(&sources, &self.config.upstreams, &Process)
+    }
+}
+
+/// A sidecar that serves.
+pub struct Running {
+    sidecar: Arc<Sidecar>,
+    outbound: SocketAddr,
+    admin: SocketAddr,
+    tasks: Vec<tasks::Owned>,
+    accepting: tasks::Owned,
+}
+
+/// Starts a sidecar: `state` is its directory, `given` are policy texts beside the configured files.
+///
+/// # Errors
+/// Why it cannot start. Configuration and policy are checked before any port opens.
+pub async fn start(
+    spec: ProxySpec,
+    state: &Path,
+    given: Vec<Source>,
+    watcher: Arc<dyn Watcher>,
+) -> Result<Running, StartError> {
+    let sidecar = Arc::new(assemble(spec, state, given, watcher)?);
+    let outbound = listen(&sidecar.config.listen.outbound).await?;
+    let admin = listen(&sidecar.config.listen.admin).await?;
+    let address = |listener: &TcpListener| listener.local_addr().map_err(|error| StartError::State(error.to_string()));
+    let (outbound_at, admin_at) = (address(&outbound)?, address(&admin)?);
+    let token = state::admin_token(state).map_err(StartError::State)?;
+    let answer = Arc::new(Admin { sidecar: Arc::clone(&sidecar), token: Secret::new(token) });
+    let accepting = tasks::Owned::new(&tasks::spawn("accept", accept(outbound, Arc::clone(&sidecar))));
+    let tasks = vec![
+        tasks::Owned::new(&tasks::spawn("admin", admin::serve(admin, answer))),
+        tasks::Owned::new(&tasks::spawn("look", look(Arc::clone(&sidecar)))),
+    ];
+    let mut record = Record::new(Phase::Control, clock::now());
+    record.code = Some("start".to_owned());
+    record.policy_digest = sidecar.policy.load().set.digest().to_string();
+    sidecar.note(&record);
+    state::write_ports(state, outbound_at, admin_at).map_err(StartError::State)?;
+    Ok(Running { sidecar, outbound: outbound_at, admin: admin_at, tasks, accepting })
+}
+
+fn assemble(
+    config: ProxySpec,
+    state: &Path,
+    given: Vec<Source>,
+    watcher: Arc<dyn Watcher>,
+) -> Result<Sidecar, StartError> {
+    config::check(&config)?;
+    let value = |what: String| StartError::Config(ConfigError::Value(what));
+    let mut sources = feed::read(&config.policies)?;
+    sources.extend(given.iter().cloned());
+    let policy = feed::build(&sources, &config.upstreams, &Process)?;
+    let ledger = Ledger::new(policy.set.budgets()).map_err(|error| PolicyError::Budget(error.to_string()))?;
+    let resolver = Resolver::new(&config.hosts, config.limits.connect_timeout.0).map_err(value)?;
+    let prices = Prices::new(&config.prices).map_err(value)?;
+    let agent = config.agent.as_ref().map(config::caller);
+    // A second provider in the process would make rustls refuse to choose; the first one installed stays.
+    let _ = rustls::crypto::ring::default_provider().install_default();
+    let files = state::open(state, &config, ledger, agent.as_deref()).map_err(StartError::State)?;
+    let limits = &config.limits;
+    let trust = Trust {
+        connect: limits.connect_timeout.0,
+        silence: limits.idle_timeout.0,
+        tls13_only: config.tls.min_version == "1.3",
+    };
+    Ok(Sidecar {
+        connector: Connector::new(&files.roots, trust),
+        intercept: HostList(config.tls.intercept.iter().map(|host| host.to_ascii_lowercase()).collect()),
+        passthrough: HostList(config.tls.passthrough.iter().map(|host| host.to_ascii_lowercase()).collect()),
+        agent,
+        policy: ArcSwap::from_pointee(policy),
+        ledger: Mutex::new(files.ledger),
+        log: files.log,
+        authority: files.authority,
+        server_tls: files.server_tls,
+        resolver,
+        prices,
+        breakers: Breakers::default(),
+        runaways: Runaways::default(),
+        rates: Rates::default(),
+        velocity: Counters::default(),
+        metrics: Metrics::new(),
+        mcp_sessions: McpSessions::default(),
+        drain: Drain::default(),
+        watcher,
+        detectors: Mutex::default(),
+        hasher: ahash::RandomState::new(),
+        killed: AtomicBool::new(state.join("kill").exists()),
+        state: state.to_owned(),
+        given,
+        config,
+    })
+}
+
+async fn listen(address: &str) -> Result<TcpListener, StartError> {
+    TcpListener::bind(address).await.map_err(|source| StartError::Listen { address: address.to_owned(), source })
+}
+
+async fn accept(listener: TcpListener, sidecar: Arc<Sidecar>) {
+    let most = usize::try_from(sidecar.config.limits.max_connections).unwrap_or(usize::MAX);
+    let places = Arc::new(Semaphore::new(most.min(Semaphore::MAX_PERMITS)));
+    loop {
+        // When all places are taken further connections wait in the kernel's queue.
+        let Ok(place) = Arc::clone(&places).acquire_owned().await else { return };
+        match listener.accept().await {
+            Ok((tcp, from)) => {
+                let sidecar = Arc::clone(&sidecar);
+                tasks::spawn_plain(async move {
+                    sidecar.metrics.connected();
+                    engine::accept(tcp, from, Arc::clone(&sidecar)).await;
+                    sidecar.metrics.disconnected();
+                    drop(place);
+                });
+            }
+            Err(error) => {
+                tracing::warn!(%error, "cannot accept a connection");
+                tokio::time::sleep(Duration::from_millis(20)).await;
+            }
+        }
+    }
+}
+
+/// Looks for changed policy files and for the kill file.
+async fn look(sidecar: Arc<Sidecar>) {
+    let mut stamp = feed::stamp(&sidecar.config.policies);
+    let mut ticks = tokio::time::interval(LOOK);
+    ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    loop {
+        ticks.tick().await;
+        let killed = sidecar.state.join("kill").exists();
+        if sidecar.killed.swap(killed, Ordering::Relaxed) != killed {
+            let mut record = Record::new(Phase::Control, clock::now());
+            record.code = Some(if killed { "killed" } else { "unkilled" }.to_owned());
+            sidecar.note(&record);
+            tracing::warn!(killed, "kill switch changed");
+        }
+        let now = feed::stamp(&sidecar.config.policies);
+        if now != stamp {
+            stamp = now;
+            // A refused set is logged and counted there.
+            let _ = sidecar.reload();
+        }
+    }
+}
+
+impl Running {
+    /// Address of the outbound port.
+    #[must_use]
+    pub const fn outbound(&self) -> SocketAddr {
+        self.outbound
+    }
+
+    /// Address of the admin port.
+    #[must_use]
+    pub const fn admin(&self) -> SocketAddr {
+        self.admin
+    }
+
+    /// The sidecar itself.
+    #[must_use]
+    pub const fn sidecar(&self) -> &Arc<Sidecar> {
+        &self.sidecar
+    }
+
+    /// Waits until somebody asks it to drain (`POST /drain`).
+    pub async fn drain_asked(&self) {
+        self.sidecar.drain.wait_begin().await;
+    }
+
+    /// Stops: takes no new connections, lets calls under way end until `deadline`, closes the record.
+    pub async fn stop(self, deadline: Duration) {
+        drop(self.accepting);
+        self.sidecar.drain.begin();
+        if !self.sidecar.drain.wait_idle(deadline).await {
+            tracing::warn!(busy = self.sidecar.drain.count(), "calls were still under way at the deadline");
+        }
+        drop(self.tasks);
+        let mut record = Record::new(Phase::Control, clock::now());
+        record.code = Some("stop".to_owned());
+        self.sidecar.note(&record);
+        self.sidecar.log.close();
+        state::remove_ports(&self.sidecar.state);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::HostList;
+
+    #[test]
+    fn hosts_are_matched_whole() {
+        let list = HostList(vec!["*.bank.example".to_owned(), "a.b".to_owned()]);
+        assert!(list.holds("x.bank.example") && list.holds("a.b"));
+        assert!(!list.holds("bank.example") && !list.holds("evilbank.example") && !list.holds("x.a.b"));
+        assert!(HostList(vec!["*".to_owned()]).holds("anything"));
+    }
+}

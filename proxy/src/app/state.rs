@@ -1,0 +1,166 @@
+//! The state directory: CA, roots, record, tokens, and the file that tells where the ports are.
+
+use std::collections::HashMap;
+use std::fs::{self, OpenOptions};
+use std::io::Write;
+use std::net::SocketAddr;
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use rustls::ServerConfig;
+use sideguard_capture::ca::Authority;
+use sideguard_policy::ledger::{Ledger, Subject};
+use sideguard_record::read::{self, Filter};
+use sideguard_record::{Log, Settings, load_or_create_key};
+use sideguard_runtime::{clock, id};
+use sideguard_types::audit::{Amounts, Phase, Record};
+use sideguard_types::call::Caller;
+use sideguard_types::resource::ProxySpec;
+
+use crate::roots;
+
+const SEGMENT_BYTES: u64 = 64 << 20;
+/// The longest window that a budget can have, and a day.
+const LOOK_BACK: Duration = Duration::from_secs(32 * 86_400);
+
+/// What the state directory holds, opened.
+pub(super) struct Files {
+    pub(super) authority: Arc<Authority>,
+    pub(super) server_tls: Arc<ServerConfig>,
+    /// PEM file with the roots that upstreams are verified against.
+    pub(super) roots: PathBuf,
+    pub(super) log: Log,
+    /// The ledger with the sums that the record tells of.
+    pub(super) ledger: Ledger,
+}
+
+/// Opens the state directory, making what is not there.
+pub(super) fn open(state: &Path, config: &ProxySpec, ledger: Ledger, agent: Option<&Caller>) -> Result<Files, String> {
+    let failed = |what: &Path, error: &dyn std::error::Error| format!("state: `{}`: {error}", what.display());
+    fs::DirBuilder::new().recursive(true).mode(0o700).create(state).map_err(|error| failed(state, &error))?;
+    let ca = state.join("ca");
+    let authority = Authority::load_or_create(&ca, clock::now).map_err(|error| failed(&ca, &chain(&error)))?;
+    let system = roots::load(&config.tls.trust)?;
+    let bundle = authority.bundle(system.as_bytes());
+    let (roots, agents) = (ca.join("roots.pem"), ca.join("bundle.pem"));
+    // An empty file would not load; the sidecar's own authority signs nothing that is not its own.
+    let trusted = if system.is_empty() { bundle.as_slice() } else { system.as_bytes() };
+    place(&roots, trusted, 0o600).map_err(|error| failed(&roots, &error))?;
+    place(&agents, &bundle, 0o644).map_err(|error| failed(&agents, &error))?;
+    let authority = Arc::new(authority);
+    let resolver = authority.resolver("sideguard.invalid").map_err(|error| failed(&ca, &error))?;
+    let mut server_tls = ServerConfig::builder().with_no_client_auth().with_cert_resolver(resolver);
+    server_tls.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
+    let spool = state.join("spool");
+    let key_path = state.join("record.key");
+    let key = load_or_create_key(&key_path).map_err(|error| failed(&key_path, &chain(&error)))?;
+    let settings = Settings {
+        dir: spool.clone(),
+        sidecar: sidecar_id(state)?,
+        sync: config.audit.sync,
+        segment_bytes: SEGMENT_BYTES,
+        max_bytes: None,
+    };
+    let (log, recovered) = Log::open(settings, key, clock::now()).map_err(|error| failed(&spool, &chain(&error)))?;
+    let ledger = if recovered.last > 0 { restored(&spool, ledger, agent).map_err(|error| failed(&spool, &error))? } else { ledger };
+    Ok(Files { authority, server_tls: Arc::new(server_tls), roots, log, ledger })
+}
+
+/// An error and its causes in one line.
+fn chain(error: &dyn std::error::Error) -> std::io::Error {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(cause) = source {
+        text.push_str(&format!(": {cause}"));
+        source = cause.source();
+    }
+    std::io::Error::other(text)
+}
+
+/// Rebuilds the budgets' sums from the record: what was settled, and in full what was never heard of again.
+fn restored(spool: &Path, mut ledger: Ledger, agent: Option<&Caller>) -> std::io::Result<Ledger> {
+    let now = clock::now();
+    let since = sideguard_types::time::Timestamp(now.0.saturating_sub(i64::try_from(LOOK_BACK.as_micros()).unwrap_or(i64::MAX)));
+    let filter = Filter { since: Some(since), ..Filter::default() };
+    let mut open: HashMap<String, Record> = HashMap::new();
+    for entry in read::query(spool, &filter)? {
+        let record = entry?.record;
+        match record.phase {
+            Phase::Intent => {
+                open.entry(record.call.clone()).or_insert(record);
+            }
+            Phase::Outcome => {
+                let intent = open.remove(&record.call);
+                let settled = record.budget.as_ref().and_then(|spend| spend.settled).unwrap_or_default();
+                charge(&mut ledger, agent, intent.as_ref().unwrap_or(&record), settled);
+            }
+            Phase::Decision | Phase::Control => {}
+        }
+    }
+    for intent in open.values() {
+        let reserved = intent.budget.as_ref().and_then(|spend| spend.reserved).unwrap_or_default();
+        charge(&mut ledger, agent, intent, reserved);
+    }
+    Ok(ledger)
+}
+
+fn charge(ledger: &mut Ledger, agent: Option<&Caller>, record: &Record, used: Amounts) {
+    let none = std::collections::BTreeMap::new();
+    let labels = agent.filter(|agent| agent.agent == record.agent).map_or(&none, |agent| &agent.labels);
+    let who = Subject {
+        tenant: &record.tenant,
+        agent: &record.agent,
+        labels,
+        session: record.session.as_deref(),
+        model: record.target.model.as_deref(),
+    };
+    ledger.restore(&who, used, record.time);
+}
+
+/// The sidecar's id: made once, kept in the state directory.
+fn sidecar_id(state: &Path) -> Result<String, String> {
+    kept(&state.join("sidecar.id"), || id::new(clock::now()), 0o644)
+}
+
+/// The token that changes on the admin port need.
+pub(super) fn admin_token(state: &Path) -> Result<String, String> {
+    kept(&state.join("admin.token"), || id::token(24), 0o600)
+}
+
+fn kept(path: &Path, make: impl FnOnce() -> String, mode: u32) -> Result<String, String> {
+    let failed = |error: std::io::Error| format!("state: `{}`: {error}", path.display());
+    match fs::read_to_string(path) {
+        Ok(text) if !text.trim().is_empty() => return Ok(text.trim().to_owned()),
+        Ok(_) => {}
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
+        Err(error) => return Err(failed(error)),
+    }
+    let text = make();
+    place(path, format!("{text}\n").as_bytes(), mode).map_err(failed)?;
+    Ok(text)
+}
+
+/// Writes a whole file or none of it.
+fn place(path: &Path, bytes: &[u8], mode: u32) -> std::io::Result<()> {
+    let next = path.with_extension("next");
+    // What a crash left behind.
+    let _ = fs::remove_file(&next);
+    let mut file = OpenOptions::new().write(true).create_new(true).mode(mode).open(&next)?;
+    file.write_all(bytes)?;
+    fs::rename(&next, path)
+}
+
+/// Tells where the ports are, for whoever waits for them.
+pub(super) fn write_ports(state: &Path, outbound: SocketAddr, admin: SocketAddr) -> Result<(), String> {
+    let path = state.join("ports.json");
+    let text = format!("{{\"outbound\": \"{outbound}\", \"admin\": \"{admin}\"}}\n");
+    place(&path, text.as_bytes(), 0o644).map_err(|error| format!("state: `{}`: {error}", path.display()))
+}
+
+/// Takes the file away when the ports close.
+pub(super) fn remove_ports(state: &Path) {
+    // It may never have been written.
+    let _ = fs::remove_file(state.join("ports.json"));
+}

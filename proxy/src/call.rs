@@ -1,0 +1,299 @@
+//! What the stages hand to each other: one exchange and what is known of it so far.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use sideguard_dialects::detect::Operation;
+use sideguard_dialects::refuse::Form;
+use sideguard_policy::Grant;
+use sideguard_runtime::clock::{self, Stopwatch};
+use sideguard_runtime::secret::Secret;
+use sideguard_types::audit::{Phase, Record, Target};
+use sideguard_types::call::{Call, Caller, Class, Point};
+use sideguard_types::refusal::Refusal;
+use sideguard_types::time::Timestamp;
+use sideguard_types::units::{MicroUsd, Tokens};
+
+use crate::feed::Policy;
+use crate::upstreams::Upstream;
+
+/// A host name or address, lower case, and a port.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub(crate) struct HostPort {
+    pub(crate) host: String,
+    pub(crate) port: u16,
+}
+
+impl HostPort {
+    /// Reads `host:port` or `[v6]:port`; the port must stand.
+    pub(crate) fn parse_with_port(text: &str) -> Option<Self> {
+        let (host, port) = text.rsplit_once(':')?;
+        Self::of(host, port.parse().ok()?)
+    }
+
+    /// Reads `host`, `host:port`, `[v6]` or `[v6]:port`.
+    pub(crate) fn parse(text: &str, default_port: u16) -> Option<Self> {
+        match text.rsplit_once(':') {
+            Some((host, port)) if !port.contains(']') => Self::of(host, port.parse().ok()?),
+            _ => Self::of(text, default_port),
+        }
+    }
+
+    fn of(host: &str, port: u16) -> Option<Self> {
+        let host = match host.strip_prefix('[') {
+            Some(v6) => v6.strip_suffix(']')?.parse::<std::net::Ipv6Addr>().ok()?.to_string(),
+            None => host.strip_suffix('.').unwrap_or(host).to_ascii_lowercase(),
+        };
+        let valid = !host.is_empty()
+            && host.len() <= 253
+            && host.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'-' | b'_' | b':'));
+        (valid && port != 0).then_some(Self { host, port })
+    }
+
+    /// As a `Host` header has it: the port only where it is not the scheme's own.
+    pub(crate) fn authority(&self, tls: bool) -> String {
+        let host = if self.host.contains(':') { format!("[{}]", self.host) } else { self.host.clone() };
+        if self.port == if tls { 443 } else { 80 } { host } else { format!("{host}:{}", self.port) }
+    }
+}
+
+/// How a connection came: what is known before its first request is read.
+#[derive(Debug, Clone)]
+pub(crate) struct Arrival {
+    /// The agent's address.
+    pub(crate) from: SocketAddr,
+    /// Where CONNECT asked to go.
+    pub(crate) tunnel: Option<HostPort>,
+    /// Whether TLS was opened here.
+    pub(crate) tls: bool,
+    /// Name that the TLS handshake asked for.
+    pub(crate) sni: Option<String>,
+    /// Key that CONNECT brought as the proxy password.
+    pub(crate) key: Option<Secret<String>>,
+}
+
+impl Arrival {
+    pub(crate) const fn direct(from: SocketAddr) -> Self {
+        Self { from, tunnel: None, tls: false, sni: None, key: None }
+    }
+}
+
+/// Where a request leads.
+#[derive(Debug, Clone)]
+pub(crate) struct Route {
+    /// Host and port to reach.
+    pub(crate) to: HostPort,
+    /// Whether TLS is spoken to it.
+    pub(crate) tls: bool,
+    /// Path and query as they are sent.
+    pub(crate) target: String,
+    /// The upstream that it belongs to, where one is configured for it.
+    pub(crate) upstream: Option<Arc<Upstream>>,
+}
+
+impl Route {
+    /// The path without its query.
+    pub(crate) fn path(&self) -> &str {
+        self.target.split_once('?').map_or(self.target.as_str(), |(path, _)| path)
+    }
+}
+
+/// One thing that is judged: a request has one, a JSON-RPC batch several.
+#[derive(Debug, Clone)]
+pub(crate) struct Item {
+    pub(crate) point: Point,
+    pub(crate) class: Class<'static>,
+    pub(crate) tool: Option<String>,
+    pub(crate) model: Option<String>,
+    /// Where the arguments stand in the decoded body.
+    pub(crate) args: Option<std::ops::Range<usize>>,
+    /// The JSON-RPC id, as it stands in the body.
+    pub(crate) rpc_id: Option<Vec<u8>>,
+    /// SHA-256 of the arguments, in hex.
+    pub(crate) args_hash: Option<String>,
+}
+
+/// A request body: as it came, and as it is judged.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Body {
+    /// The bytes as they came.
+    pub(crate) raw: Bytes,
+    /// The bytes after decompression; the same where there was none.
+    pub(crate) decoded: Bytes,
+}
+
+impl Body {
+    /// Whether the body came compressed.
+    pub(crate) fn compressed(&self) -> bool {
+        self.raw.as_ptr() != self.decoded.as_ptr() || self.raw.len() != self.decoded.len()
+    }
+}
+
+/// One exchange, from its request's head on. What is not known yet is empty.
+#[derive(Debug, Clone)]
+pub(crate) struct Exchange {
+    pub(crate) id: String,
+    pub(crate) at: Timestamp,
+    pub(crate) since: Stopwatch,
+    pub(crate) method: String,
+    pub(crate) session: Option<String>,
+    pub(crate) trace_id: Option<String>,
+    /// The policy that everything in this exchange is judged by.
+    pub(crate) policy: Arc<Policy>,
+    pub(crate) route: Option<Route>,
+    pub(crate) caller: Option<Arc<Caller>>,
+    pub(crate) form: Form,
+    pub(crate) operation: Operation,
+    pub(crate) batch: bool,
+    pub(crate) items: Vec<Item>,
+    /// Upper bound of tokens and cost, as the policy sees them.
+    pub(crate) tokens: Tokens,
+    pub(crate) cost: MicroUsd,
+}
+
+impl Exchange {
+    pub(crate) fn new(policy: Arc<Policy>, method: &str) -> Self {
+        let at = clock::now();
+        Self {
+            id: sideguard_runtime::id::new(at),
+            at,
+            since: Stopwatch::start(),
+            method: method.to_owned(),
+            session: None,
+            trace_id: None,
+            policy,
+            route: None,
+            caller: None,
+            form: Form::Problem,
+            operation: Operation::Plain,
+            batch: false,
+            items: Vec::new(),
+            tokens: Tokens::ZERO,
+            cost: MicroUsd::ZERO,
+        }
+    }
+
+    /// The call as policy sees it, for one of its items.
+    pub(crate) fn call<'a>(&'a self, caller: &'a Caller, item: &'a Item, body: &'a [u8]) -> Call<'a> {
+        Call {
+            caller,
+            point: item.point,
+            class: item.class.clone(),
+            tool: item.tool.as_deref(),
+            args: item.args.clone().and_then(|range| body.get(range)),
+            model: item.model.as_deref(),
+            host: self.route.as_ref().map_or("", |route| route.to.host.as_str()),
+            method: &self.method,
+            path: self.route.as_ref().map_or("", Route::path),
+            tokens: self.tokens,
+            cost: self.cost,
+            session: self.session.as_deref(),
+            content: body,
+        }
+    }
+
+    /// A record entry with all that is known, for one of its items or for the exchange as a whole.
+    pub(crate) fn record(&self, phase: Phase, item: Option<&Item>) -> Record {
+        let mut record = Record::new(phase, clock::now());
+        record.call.clone_from(&self.id);
+        if let Some(caller) = &self.caller {
+            record.tenant.clone_from(&caller.tenant);
+            record.agent.clone_from(&caller.agent);
+            record.chain.clone_from(&caller.chain);
+        }
+        record.session.clone_from(&self.session);
+        record.trace_id.clone_from(&self.trace_id);
+        record.policy_digest = self.policy.set.digest().to_string();
+        record.target = Target { method: self.method.clone(), ..Target::default() };
+        if let Some(route) = &self.route {
+            record.target.host = route.to.authority(route.tls);
+            record.target.path = crate::audit::recorded_path(&route.target);
+        }
+        if let Some(item) = item.or_else(|| self.items.first()) {
+            record.point = Some(item.point);
+            record.topic = item.class.topic.to_string();
+            record.verb = Some(item.class.verb);
+            record.risk_tags = item.class.risk_tags.iter().map(ToString::to_string).collect();
+            record.target.tool.clone_from(&item.tool);
+            record.target.model.clone_from(&item.model);
+            record.args_hash.clone_from(&item.args_hash);
+        }
+        record
+    }
+
+    /// Ends the way of a call: nothing goes upstream.
+    pub(crate) fn refuse(self, refusal: Refusal) -> Refused {
+        Refused { exchange: Box::new(self), refusals: vec![(0, refusal)] }
+    }
+}
+
+/// A call that is not let through, with what was known when that was decided.
+#[derive(Debug)]
+pub(crate) struct Refused {
+    pub(crate) exchange: Box<Exchange>,
+    /// Which items were refused, and why. The first refusal gives the reply its status.
+    pub(crate) refusals: Vec<(usize, Refusal)>,
+}
+
+impl Refused {
+    /// The refusal that gives the reply its form.
+    pub(crate) fn first(&self) -> Option<&Refusal> {
+        self.refusals.first().map(|(_, refusal)| refusal)
+    }
+}
+
+/// An exchange whose request has been read whole.
+pub(crate) struct Accepted {
+    pub(crate) exchange: Exchange,
+    pub(crate) body: Body,
+    pub(crate) key: Option<Secret<String>>,
+}
+
+/// An exchange whose agent is known.
+pub(crate) struct Identified {
+    pub(crate) exchange: Exchange,
+    pub(crate) body: Body,
+}
+
+/// An exchange of which it is known what it would do.
+pub(crate) struct Classified {
+    pub(crate) exchange: Exchange,
+    pub(crate) body: Body,
+    pub(crate) model: Option<ModelFacts>,
+}
+
+/// What a model request says of itself, as far as it bears on budgets and rewriting.
+#[derive(Debug, Clone)]
+pub(crate) struct ModelFacts {
+    pub(crate) model: String,
+    pub(crate) provider: String,
+    pub(crate) stream: bool,
+    pub(crate) output_cap: Option<Tokens>,
+    pub(crate) choices: u64,
+    pub(crate) include_usage: bool,
+    /// Upper bound of input tokens.
+    pub(crate) input: Tokens,
+    /// Whether the provider counts no output for it (embeddings, count_tokens).
+    pub(crate) no_output: bool,
+}
+
+/// An exchange that policy lets go, with the grants that say so.
+pub(crate) struct Cleared {
+    pub(crate) exchange: Exchange,
+    pub(crate) body: Body,
+    pub(crate) model: Option<ModelFacts>,
+    /// One for each item.
+    pub(crate) grants: Vec<Grant>,
+}
+
+/// An exchange whose upper bound is held in every budget that it falls under.
+pub(crate) struct Reserved {
+    pub(crate) exchange: Exchange,
+    pub(crate) body: Body,
+    pub(crate) model: Option<ModelFacts>,
+    pub(crate) grants: Vec<Grant>,
+    pub(crate) held: crate::reserve::Held,
+    /// Output cap to send where it is not the agent's own.
+    pub(crate) cap: Option<Tokens>,
+}

@@ -1,0 +1,334 @@
+//! The upstream's side of one exchange, and the pool of connections behind it.
+
+use std::fmt;
+use std::hash::{DefaultHasher, Hash, Hasher};
+use std::net::SocketAddr;
+use std::path::Path;
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, header, response};
+use pingora_core::connectors::{ConnectorOptions, http::Connector as Pool};
+use pingora_core::protocols::ALPN;
+use pingora_core::protocols::http::client::HttpSession;
+use pingora_core::protocols::l4::ext::TcpKeepalive;
+use pingora_core::upstreams::peer::HttpPeer;
+use pingora_error::{Error, ErrorSource, ErrorType};
+use pingora_http::RequestHeader;
+
+use super::down::{Down, Reply};
+
+/// Idle upstream connections kept.
+const POOL: usize = 256;
+
+/// Where a call goes: the address that was resolved and checked, and the name that it was judged by.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Destination {
+    /// The address to dial.
+    pub(crate) address: SocketAddr,
+    /// Host name or address, lower case: certificate and `Host` are checked and set by it.
+    pub(crate) host: String,
+    /// `Host` header or `:authority`: the host, with its port where it is not the scheme's own.
+    pub(crate) authority: String,
+    /// Whether TLS is spoken.
+    pub(crate) tls: bool,
+}
+
+/// What went wrong with the upstream.
+#[derive(Debug)]
+pub(crate) struct Fault {
+    /// Whether it was a time-out.
+    pub(crate) timeout: bool,
+    /// Whether nothing of the request can have been taken in.
+    pub(crate) untouched: bool,
+    /// For the agent's developer.
+    pub(crate) what: String,
+}
+
+impl fmt::Display for Fault {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.what)
+    }
+}
+
+impl Fault {
+    fn of(error: &Error, untouched: bool) -> Self {
+        let timeout = matches!(
+            error.etype(),
+            ErrorType::ConnectTimedout | ErrorType::ReadTimedout | ErrorType::WriteTimedout | ErrorType::TLSHandshakeTimedout
+        );
+        // Pingora's own text names internals; what it stands on says what happened.
+        let cause = error.cause.as_ref().map(|cause| format!(": {cause}")).unwrap_or_default();
+        Self { timeout, untouched, what: format!("{}{cause}", error.etype().as_str()) }
+    }
+}
+
+/// How long to wait for an upstream.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Trust {
+    /// TCP and TLS together.
+    pub(crate) connect: Duration,
+    /// Longest silence.
+    pub(crate) silence: Duration,
+    /// Whether TLS 1.2 is too old.
+    pub(crate) tls13_only: bool,
+}
+
+/// The pool of upstream connections.
+pub(crate) struct Connector {
+    pool: Pool,
+    trust: Trust,
+}
+
+impl Connector {
+    /// A pool that trusts the roots in the PEM file `roots`, which must exist and hold at least one.
+    pub(crate) fn new(roots: &Path, trust: Trust) -> Self {
+        let mut options = ConnectorOptions::new(POOL);
+        options.ca_file = Some(roots.to_string_lossy().into_owned());
+        Self { pool: Pool::new(Some(options)), trust }
+    }
+
+    /// Connects, or takes a connection from the pool.
+    pub(crate) async fn open(&self, to: &Destination) -> Result<Up<'_>, Fault> {
+        let peer = self.peer(to);
+        let (mut session, reused) =
+            self.pool.get_http_session(&peer).await.map_err(|error| Fault::of(&error, true))?;
+        if self.trust.tls13_only
+            && to.tls
+            && session.digest().and_then(|digest| digest.ssl_digest.as_ref()).is_none_or(|tls| tls.version != "TLSv1.3")
+        {
+            session.shutdown().await;
+            let what = "the upstream speaks only TLS 1.2, and `tls.minVersion` is 1.3".to_owned();
+            return Err(Fault { timeout: false, untouched: true, what });
+        }
+        session.set_read_timeout(Some(self.trust.silence));
+        session.set_write_timeout(Some(self.trust.silence));
+        Ok(Up { session, peer, pool: &self.pool, reused, no_body: false, silence: self.trust.silence })
+    }
+
+    fn peer(&self, to: &Destination) -> HttpPeer {
+        let mut peer = HttpPeer::new(to.address, to.tls, if to.tls { to.host.clone() } else { String::new() });
+        let options = &mut peer.options;
+        options.connection_timeout = Some(self.trust.connect);
+        options.total_connection_timeout = Some(self.trust.connect);
+        options.read_timeout = Some(self.trust.silence);
+        options.write_timeout = Some(self.trust.silence);
+        options.idle_timeout = Some(Duration::from_secs(60));
+        options.tcp_keepalive = Some(TcpKeepalive {
+            idle: Duration::from_secs(60),
+            interval: Duration::from_secs(10),
+            count: 3,
+            user_timeout: Duration::ZERO,
+        });
+        if to.tls {
+            options.alpn = ALPN::H2H1;
+            options.max_h2_streams = 100;
+            options.h2_ping_interval = Some(Duration::from_secs(30));
+        }
+        let mut key = DefaultHasher::new();
+        to.authority.hash(&mut key);
+        peer.group_key = key.finish();
+        peer
+    }
+}
+
+/// A request as it is sent: the agent's own head with changes.
+pub(crate) struct Outgoing {
+    /// Path and query to send.
+    pub(crate) target: String,
+    /// Headers to take away.
+    pub(crate) remove: Vec<HeaderName>,
+    /// Headers to set.
+    pub(crate) set: Vec<(HeaderName, HeaderValue)>,
+    /// The body.
+    pub(crate) body: Bytes,
+    /// Whether the connection is to be upgraded (WebSocket): its headers go along.
+    pub(crate) upgrade: bool,
+}
+
+/// The upstream's side of one exchange.
+pub(crate) struct Up<'a> {
+    session: HttpSession,
+    peer: HttpPeer,
+    pool: &'a Pool,
+    reused: bool,
+    no_body: bool,
+    silence: Duration,
+}
+
+impl Up<'_> {
+    /// Whether the connection came from the pool.
+    pub(crate) const fn reused(&self) -> bool {
+        self.reused
+    }
+
+    /// Sends the whole request.
+    pub(crate) async fn send(&mut self, down: &Down, to: &Destination, out: &Outgoing) -> Result<(), Fault> {
+        let head = request_head(down, to, out).map_err(|error| Fault::of(&error, true))?;
+        self.no_body = head.method == Method::HEAD;
+        let reused = self.reused;
+        let sent: pingora_error::Result<()> = async {
+            self.session.write_request_header(Box::new(head)).await?;
+            if out.upgrade {
+                return Ok(());
+            }
+            if !out.body.is_empty() {
+                self.session.write_request_body(out.body.clone(), true).await?;
+            }
+            self.session.finish_request_body().await
+        }
+        .await;
+        // A pooled connection that its server had closed already: nothing was taken in.
+        sent.map_err(|error| Fault::of(&error, reused))
+    }
+
+    /// Reads the answer's head, past interim ones, except 101.
+    pub(crate) async fn head(&mut self) -> Result<Head, Fault> {
+        loop {
+            self.session.read_response_header().await.map_err(|error| Fault::of(&error, *error.esource() == ErrorSource::Unset && error.retry()))?;
+            let Some(head) = self.session.response_header() else {
+                return Err(Fault { timeout: false, untouched: false, what: "no answer".to_owned() });
+            };
+            if head.status.is_informational() && head.status != StatusCode::SWITCHING_PROTOCOLS {
+                continue;
+            }
+            let no_body = self.no_body || matches!(head.status.as_u16(), 204 | 304);
+            return Ok(Head { reply: head.clone(), no_body });
+        }
+    }
+
+    /// The next part of the answer's body; `None` at its end.
+    pub(crate) async fn part(&mut self) -> Result<Option<Bytes>, Fault> {
+        self.session.read_response_body().await.map_err(|error| Fault::of(&error, false))
+    }
+
+    /// Whether the whole answer has been read.
+    pub(crate) fn finished(&mut self) -> bool {
+        self.session.response_done()
+    }
+
+    /// Whether trailers may follow the body's last part.
+    pub(crate) const fn may_have_trailers(&self) -> bool {
+        matches!(self.session, HttpSession::H2(_))
+    }
+
+    /// The answer's trailers, over HTTP/2.
+    pub(crate) async fn trailers(&mut self) -> Option<HeaderMap> {
+        match &mut self.session {
+            HttpSession::H2(session) => session.read_trailers().await.ok().flatten(),
+            HttpSession::H1(_) | HttpSession::Custom(()) => None,
+        }
+    }
+
+    /// Turns to raw bytes after 101.
+    pub(crate) fn upgraded(&mut self) -> bool {
+        match &mut self.session {
+            HttpSession::H1(session) => {
+                session.maybe_upgrade_body_writer();
+                // A quiet WebSocket is no fault.
+                session.read_timeout = None;
+                session.was_upgraded()
+            }
+            HttpSession::H2(_) | HttpSession::Custom(()) => false,
+        }
+    }
+
+    /// Sends bytes over an upgraded connection.
+    pub(crate) async fn upgraded_send(&mut self, part: Bytes) -> Result<(), Fault> {
+        self.session.write_request_body(part, false).await.map_err(|error| Fault::of(&error, false))?;
+        self.session.finish_request_body().await.map_err(|error| Fault::of(&error, false))
+    }
+
+    /// Puts the connection back into the pool, its answer read to the end.
+    pub(crate) async fn release(self) {
+        let idle = Some(self.silence.min(Duration::from_secs(60)));
+        self.pool.release_http_session(self.session, &self.peer, idle).await;
+    }
+
+    /// Closes the connection (HTTP/1) or the stream (HTTP/2): the rest of the answer is not wanted.
+    pub(crate) async fn drop_rest(mut self) {
+        self.session.shutdown().await;
+    }
+}
+
+/// The head of an upstream's answer.
+pub(crate) struct Head {
+    reply: pingora_http::ResponseHeader,
+    /// Whether the answer can have no body.
+    pub(crate) no_body: bool,
+}
+
+impl Head {
+    /// Status, version and headers.
+    pub(crate) fn parts(&self) -> &response::Parts {
+        &self.reply
+    }
+
+    /// The same head for the agent, its connection headers left out.
+    pub(crate) fn into_reply(self, upgrade: bool) -> Reply {
+        let mut head = self.reply;
+        if !upgrade {
+            remove_nominated(&head.headers.clone(), |name| drop(head.remove_header(name)));
+            for name in [header::CONNECTION, header::UPGRADE, KEEP_ALIVE, PROXY_CONNECTION] {
+                head.remove_header(&name);
+            }
+        }
+        Reply::of(head)
+    }
+}
+
+const KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");
+const PROXY_CONNECTION: HeaderName = HeaderName::from_static("proxy-connection");
+
+/// The agent's head, as the upstream gets it: connection headers out (RFC 9110, section 7.6.1), `Host` and length set.
+fn request_head(down: &Down, to: &Destination, out: &Outgoing) -> pingora_error::Result<RequestHeader> {
+    let mut head = down.header().clone();
+    let uri: http::Uri = out
+        .target
+        .parse()
+        .map_err(|_| Error::explain(ErrorType::InvalidHTTPHeader, "target is not a valid path"))?;
+    head.set_uri(uri);
+    head.set_version(http::Version::HTTP_11);
+    if !out.upgrade {
+        remove_nominated(&down.head().headers, |name| drop(head.remove_header(name)));
+        head.remove_header(&header::UPGRADE);
+        head.remove_header(&header::CONNECTION);
+    }
+    for name in [
+        header::TRANSFER_ENCODING,
+        header::EXPECT,
+        header::PROXY_AUTHORIZATION,
+        PROXY_CONNECTION,
+        KEEP_ALIVE,
+        header::HOST,
+    ] {
+        head.remove_header(&name);
+    }
+    if head.headers.get(header::TE).is_some_and(|te| te != "trailers") {
+        head.remove_header(&header::TE);
+    }
+    for name in &out.remove {
+        head.remove_header(name);
+    }
+    let had_length = head.remove_header(&header::CONTENT_LENGTH).is_some();
+    head.insert_header(header::HOST, to.authority.as_str())?;
+    for (name, value) in &out.set {
+        head.insert_header(name.clone(), value.clone())?;
+    }
+    let has_body = had_length || !out.body.is_empty() || matches!(head.method, Method::POST | Method::PUT | Method::PATCH);
+    if has_body && !out.upgrade {
+        head.insert_header(header::CONTENT_LENGTH, out.body.len().to_string())?;
+    }
+    Ok(head)
+}
+
+/// Headers that `Connection` names are for this hop alone.
+fn remove_nominated(headers: &HeaderMap, mut remove: impl FnMut(&str)) {
+    for value in headers.get_all(header::CONNECTION) {
+        for name in value.to_str().unwrap_or_default().split(',').map(str::trim) {
+            if !name.is_empty() && !name.eq_ignore_ascii_case("host") {
+                remove(&name.to_ascii_lowercase());
+            }
+        }
+    }
+}

@@ -1,0 +1,66 @@
+//! Stage 2: whose call it is. From a key, or from the configuration where the port belongs to one agent; never
+//! from anything else that the agent says.
+
+use std::sync::Arc;
+
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
+use sideguard_runtime::secret::Secret;
+use sideguard_types::call::Caller;
+use sideguard_types::refusal::{Code, Refusal};
+
+use crate::app::Sidecar;
+use crate::call::{Accepted, Identified, Refused};
+use crate::feed::Policy;
+
+/// Finds the agent.
+pub(crate) fn identify(sidecar: &Sidecar, accepted: Accepted) -> Result<Identified, Refused> {
+    let Accepted { mut exchange, body, key } = accepted;
+    match caller(sidecar, &exchange.policy, key.as_ref()) {
+        Ok(caller) => {
+            exchange.caller = Some(caller);
+            Ok(Identified { exchange, body })
+        }
+        Err(refusal) => Err(exchange.refuse(refusal)),
+    }
+}
+
+/// The agent that `key` belongs to; without a key, the agent that the port belongs to.
+pub(crate) fn caller(sidecar: &Sidecar, policy: &Policy, key: Option<&Secret<String>>) -> Result<Arc<Caller>, Refusal> {
+    match (key, &sidecar.agent) {
+        (Some(key), own) => match (policy.set.identity_by_key(key.expose().as_bytes()), own) {
+            (Some(identity), _) => Ok(Arc::new(identity.caller.clone())),
+            (None, _) => Err(unauthenticated("the key is not one of a known agent")),
+        },
+        (None, Some(own)) => Ok(Arc::clone(own)),
+        (None, None) => Err(unauthenticated("this gateway serves several agents: it has to know which one is calling")),
+    }
+}
+
+fn unauthenticated(reason: &str) -> Refusal {
+    let mut refusal = Refusal::new(Code::Unauthenticated, "identity", reason);
+    refusal.hint = Some("send the agent's key as `x-sideguard-key`, or as the proxy password: http://agent:KEY@host:port".to_owned());
+    refusal
+}
+
+/// The password of a `Basic` credential (RFC 7617).
+pub(crate) fn basic_password(value: &[u8]) -> Option<Secret<String>> {
+    let value = std::str::from_utf8(value).ok()?;
+    let (scheme, encoded) = value.split_once(' ')?;
+    if !scheme.eq_ignore_ascii_case("basic") {
+        return None;
+    }
+    let decoded = String::from_utf8(STANDARD.decode(encoded.trim()).ok()?).ok()?;
+    decoded.split_once(':').map(|(_, password)| Secret::new(password.to_owned())).filter(|key| !key.expose().is_empty())
+}
+
+#[cfg(test)]
+mod tests {
+    #[test]
+    fn the_proxy_password_is_the_key() {
+        let key = super::basic_password(b"Basic YWdlbnQ6c2VjcmV0").expect("a password");
+        assert_eq!(key.expose(), "secret");
+        assert!(super::basic_password(b"Bearer abc").is_none());
+        assert!(super::basic_password(b"Basic YWdlbnQ6").is_none());
+    }
+}

@@ -1,0 +1,186 @@
+//! What the sidecar counts, for Prometheus. Labels come from bounded sets.
+
+use std::sync::atomic::AtomicU64;
+
+use parking_lot::Mutex;
+use prometheus_client::encoding::EncodeLabelSet;
+use prometheus_client::metrics::counter::Counter;
+use prometheus_client::metrics::family::Family;
+use prometheus_client::metrics::gauge::Gauge;
+use prometheus_client::metrics::histogram::Histogram;
+use prometheus_client::registry::Registry;
+use sideguard_runtime::telemetry;
+use sideguard_types::audit::{Phase, Record};
+use sideguard_types::refusal::Code;
+use sideguard_types::units::MicroUsd;
+use sideguard_types::usage::Usage;
+
+use crate::call::Exchange;
+
+/// Providers that have a label of their own; further ones share `other`.
+const MAX_PROVIDERS: usize = 64;
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct Decided {
+    point: &'static str,
+    decision: &'static str,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct Named {
+    code: &'static str,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct Status {
+    point: &'static str,
+    status: &'static str,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct Spent {
+    provider: String,
+    kind: &'static str,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct Provider {
+    provider: String,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct Change {
+    change: String,
+}
+
+/// All metrics of one sidecar.
+#[derive(Debug)]
+pub(crate) struct Metrics {
+    registry: Registry,
+    decisions: Family<Decided, Counter>,
+    refusals: Family<Named, Counter>,
+    answers: Family<Status, Counter>,
+    durations: Histogram,
+    tokens: Family<Spent, Counter>,
+    cost: Family<Provider, Counter<f64, AtomicU64>>,
+    breakers: Family<Change, Counter>,
+    refused_connections: Family<Named, Counter>,
+    stripped: Counter,
+    connections: Gauge,
+    reloads: Family<Named, Counter>,
+    providers: Mutex<Vec<String>>,
+}
+
+impl Metrics {
+    pub(crate) fn new() -> Self {
+        let seconds = [0.000_5, 0.001, 0.002_5, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0];
+        let mut metrics = Self {
+            registry: telemetry::registry(),
+            decisions: Family::default(),
+            refusals: Family::default(),
+            answers: Family::default(),
+            durations: Histogram::new(seconds),
+            tokens: Family::default(),
+            cost: Family::default(),
+            breakers: Family::default(),
+            refused_connections: Family::default(),
+            stripped: Counter::default(),
+            connections: Gauge::default(),
+            reloads: Family::default(),
+            providers: Mutex::default(),
+        };
+        let registry = &mut metrics.registry;
+        registry.register("decisions", "Judgements by point and decision", metrics.decisions.clone());
+        registry.register("refusals", "Refusals by code", metrics.refusals.clone());
+        registry.register("answers", "Answers by point and class of status", metrics.answers.clone());
+        registry.register("call_duration_seconds", "Time from a call's arrival to its answer's end", metrics.durations.clone());
+        registry.register("tokens", "Tokens used, by provider and kind", metrics.tokens.clone());
+        registry.register("cost_usd", "Cost in US dollars, by provider", metrics.cost.clone());
+        registry.register("breaker_changes", "Changes of breakers", metrics.breakers.clone());
+        registry.register("refused_connections", "Connections refused before a request was read", metrics.refused_connections.clone());
+        registry.register("stripped_headers", "Reserved headers that agents sent", metrics.stripped.clone());
+        registry.register("connections", "Connections from agents now", metrics.connections.clone());
+        registry.register("policy_reloads", "Policy reloads by result", metrics.reloads.clone());
+        metrics
+    }
+
+    /// The Prometheus text.
+    pub(crate) fn exposition(&self) -> String {
+        telemetry::exposition(&self.registry)
+    }
+
+    /// Counts the judgement that an entry of the record tells.
+    pub(crate) fn recorded(&self, record: &Record) {
+        if let (Some(point), Some(decision)) = (record.point, record.decision)
+            && matches!(record.phase, Phase::Intent | Phase::Decision)
+        {
+            self.decisions.get_or_create(&Decided { point: point.as_str(), decision: decision.as_str() }).inc();
+        }
+    }
+
+    pub(crate) fn refused(&self, code: Code) {
+        self.refusals.get_or_create(&Named { code: code.as_str() }).inc();
+    }
+
+    pub(crate) fn refused_connection(&self, code: &'static str) {
+        self.refused_connections.get_or_create(&Named { code }).inc();
+    }
+
+    pub(crate) fn stripped_headers(&self, count: u64) {
+        if count > 0 {
+            self.stripped.inc_by(count);
+        }
+    }
+
+    pub(crate) fn connected(&self) {
+        self.connections.inc();
+    }
+
+    pub(crate) fn disconnected(&self) {
+        self.connections.dec();
+    }
+
+    pub(crate) fn reloaded(&self, code: &'static str) {
+        self.reloads.get_or_create(&Named { code }).inc();
+    }
+
+    pub(crate) fn answered(&self, exchange: &Exchange, status: u16) {
+        let status = match status / 100 {
+            1 => "1xx",
+            2 => "2xx",
+            3 => "3xx",
+            4 => "4xx",
+            _ => "5xx",
+        };
+        let point = exchange.items.first().map_or("none", |item| item.point.as_str());
+        self.answers.get_or_create(&Status { point, status }).inc();
+        self.durations.observe(exchange.since.elapsed().as_secs_f64());
+    }
+
+    pub(crate) fn tokens(&self, provider: &str, usage: &Usage, cost: MicroUsd) {
+        let provider = self.label(provider);
+        for (kind, tokens) in [("input", usage.input), ("output", usage.output), ("cached", usage.cached)] {
+            if let Some(tokens) = tokens {
+                self.tokens.get_or_create(&Spent { provider: provider.clone(), kind }).inc_by(tokens.0);
+            }
+        }
+        #[expect(clippy::cast_precision_loss, reason = "a metric, not an account")]
+        let dollars = cost.0 as f64 / 1e6;
+        self.cost.get_or_create(&Provider { provider }).inc_by(dollars);
+    }
+
+    pub(crate) fn breaker(&self, change: &str) {
+        self.breakers.get_or_create(&Change { change: change.to_owned() }).inc();
+    }
+
+    fn label(&self, provider: &str) -> String {
+        let mut known = self.providers.lock();
+        if !known.iter().any(|one| one == provider) {
+            if known.len() >= MAX_PROVIDERS {
+                return "other".to_owned();
+            }
+            known.push(provider.to_owned());
+        }
+        provider.to_owned()
+    }
+}

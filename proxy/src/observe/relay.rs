@@ -1,0 +1,122 @@
+//! Answers that pass as they come: plain HTTP, errors, WebSockets.
+
+use bytes::Bytes;
+use http::header;
+
+use super::settle::{Answered, Settlement};
+use super::{End, Marks};
+use crate::app::Sidecar;
+use crate::engine::{Down, Length};
+use crate::forward::Sent;
+
+/// Relays an answer byte for byte.
+pub(super) async fn plain(sidecar: &Sidecar, sent: Sent<'_>, down: &mut Down) -> End {
+    let marks = Marks::of(&sent);
+    let Sent { exchange, held, model, judged, limits, mut up, head, .. } = sent;
+    let status = head.parts().status.as_u16();
+    let no_body = head.no_body;
+    let headers = head.parts().headers.clone();
+    let settlement = Settlement { exchange, held, model, judged, status };
+    let sized = headers.contains_key(header::CONTENT_LENGTH) && !headers.contains_key(header::TRANSFER_ENCODING);
+    let mut reply = head.into_reply(false);
+    marks.put(Some(&headers), &mut reply);
+    let length = if no_body || sized { Length::AsIs } else { Length::Streamed };
+    let mut answered = Answered::default();
+    let mut end = End::Whole;
+    if down.reply(reply, length).await.is_err() {
+        (answered.code, end) = (Some("client_gone"), End::Broken);
+    } else if no_body {
+        if down.send(Bytes::new(), true).await.is_err() {
+            end = End::Broken;
+        }
+    } else {
+        (answered.code, end) = parts(&mut up, down, limits.bytes).await;
+    }
+    match end {
+        End::Whole => up.release().await,
+        End::Broken => up.drop_rest().await,
+    }
+    settlement.settle(sidecar, answered).await;
+    end
+}
+
+/// Relays the parts of a body, at most `most` bytes. The code says why it ended early.
+async fn parts(up: &mut crate::engine::Up<'_>, down: &mut Down, most: Option<u64>) -> (Option<&'static str>, End) {
+    let mut left = most.unwrap_or(u64::MAX);
+    loop {
+        let part = tokio::select! {
+            biased;
+            part = up.part() => part,
+            _ = down.gone() => return (Some("client_gone"), End::Broken),
+        };
+        match part {
+            Err(fault) => {
+                tracing::info!(%fault, "answer broke off");
+                return (Some("upstream_broke_off"), End::Broken);
+            }
+            Ok(Some(part)) => {
+                let length = part.len() as u64;
+                if length > left {
+                    return (Some("output_cut"), End::Broken);
+                }
+                left -= length;
+                let end = up.finished() && !up.may_have_trailers();
+                if down.send(part, end).await.is_err() {
+                    return (Some("client_gone"), End::Broken);
+                }
+                if end {
+                    return (None, End::Whole);
+                }
+            }
+            Ok(None) => {
+                let ended = match up.trailers().await {
+                    Some(trailers) => down.trailers(trailers).await,
+                    None => down.send(Bytes::new(), true).await,
+                };
+                return if ended.is_ok() { (None, End::Whole) } else { (Some("client_gone"), End::Broken) };
+            }
+        }
+    }
+}
+
+/// Relays an upgraded connection both ways until one side ends it.
+pub(super) async fn upgraded(sidecar: &Sidecar, sent: Sent<'_>, down: &mut Down) -> End {
+    let marks = Marks::of(&sent);
+    let Sent { exchange, held, model, judged, mut up, head, .. } = sent;
+    let settlement = Settlement { exchange, held, model, judged, status: 101 };
+    let headers = head.parts().headers.clone();
+    let mut reply = head.into_reply(true);
+    marks.put(Some(&headers), &mut reply);
+    let mut bytes = [0_u64; 2];
+    let mut code = None;
+    if down.reply(reply, Length::AsIs).await.is_err() {
+        code = Some("client_gone");
+    } else if !up.upgraded() {
+        code = Some("upgrade_failed");
+    }
+    while code.is_none() {
+        tokio::select! {
+            part = up.part() => match part {
+                Ok(Some(part)) => {
+                    bytes[1] += part.len() as u64;
+                    if down.send(part, false).await.is_err() {
+                        code = Some("client_gone");
+                    }
+                }
+                Ok(None) | Err(_) => break,
+            },
+            part = down.upgraded_part() => match part {
+                Ok(Some(part)) => {
+                    bytes[0] += part.len() as u64;
+                    if up.upgraded_send(part).await.is_err() {
+                        break;
+                    }
+                }
+                Ok(None) | Err(_) => break,
+            },
+        }
+    }
+    up.drop_rest().await;
+    settlement.settle(sidecar, Answered { code, bytes: Some(bytes), ..Answered::default() }).await;
+    End::Broken
+}

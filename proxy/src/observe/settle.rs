@@ -1,0 +1,89 @@
+//! The end of a call: what it used is charged, the rest given back, the outcome recorded.
+
+use bytes::Bytes;
+use sideguard_dialects::count;
+use sideguard_dialects::request::{self, Request};
+use sideguard_types::audit::{Amounts, Phase};
+use sideguard_types::units::Tokens;
+use sideguard_types::usage::Usage;
+
+use crate::app::Sidecar;
+use crate::call::{Exchange, ModelFacts};
+use crate::reserve::{self, Held};
+
+/// What is needed to settle, once the connection's part is over.
+pub(super) struct Settlement {
+    pub(super) exchange: Exchange,
+    pub(super) held: Held,
+    pub(super) model: Option<ModelFacts>,
+    pub(super) judged: Bytes,
+    pub(super) status: u16,
+}
+
+/// What is known of an answer when it ends.
+#[derive(Debug, Default)]
+pub(super) struct Answered {
+    /// As the provider reported it.
+    pub(super) usage: Usage,
+    /// Text that reached the agent, for estimating where the provider reported nothing.
+    pub(super) text: String,
+    /// Bytes of text beyond `text`.
+    pub(super) more: u64,
+    /// Whether the provider charges for the answer: not for errors.
+    pub(super) charged: bool,
+    /// Why it ended early, as a stable code.
+    pub(super) code: Option<&'static str>,
+    /// Bytes to and from an upgraded connection.
+    pub(super) bytes: Option<[u64; 2]>,
+}
+
+impl Settlement {
+    /// Settles and records.
+    pub(super) async fn settle(self, sidecar: &Sidecar, answered: Answered) {
+        let Self { exchange, held, model, judged, status } = self;
+        let mut outcome = exchange.record(Phase::Outcome, None);
+        outcome.code = answered.code.map(str::to_owned);
+        outcome.status = Some(status);
+        outcome.bytes = answered.bytes;
+        let mut used = Amounts::default();
+        if let Some(facts) = &model
+            && answered.charged
+        {
+            let usage = completed(answered, facts, exchange.operation, judged).await;
+            let cost = sidecar.prices.of(&facts.model).cost(&usage);
+            used = reserve::amounts(usage.input.unwrap_or_default(), usage.output.unwrap_or_default(), cost);
+            outcome.usage = Some(usage);
+            outcome.cost_usd = Some(cost);
+            sidecar.metrics.tokens(&facts.provider, &usage, cost);
+        }
+        outcome.latency_us = Some(exchange.since.micros());
+        outcome.budget = held.settle(used);
+        sidecar.metrics.answered(&exchange, status);
+        sidecar.note(&outcome);
+    }
+}
+
+/// The provider's figures; what it did not report is counted here and marked so.
+async fn completed(answered: Answered, facts: &ModelFacts, operation: sideguard_dialects::detect::Operation, body: Bytes) -> Usage {
+    let Answered { mut usage, text, more, .. } = answered;
+    let needs_output = usage.output.is_none() && !facts.no_output;
+    if usage.input.is_some() && !needs_output {
+        return usage;
+    }
+    usage.estimated = true;
+    let input = usage.input;
+    let bound = facts.input;
+    // The tokenizer is slow to start and works in one go: not on the threads that serve.
+    let counting = tokio::task::spawn_blocking(move || {
+        let input = input.unwrap_or_else(|| match request::read(operation, &body) {
+            Ok(Request::Model(request)) => request.counted(&body),
+            Ok(_) | Err(_) => bound,
+        });
+        let output = needs_output.then(|| Tokens(count::text_tokens(&text).saturating_add(more.div_ceil(3))));
+        (input, output)
+    });
+    let (input, output) = counting.await.unwrap_or((bound, None));
+    usage.input = Some(Tokens(input.0.min(bound.0)));
+    usage.output = usage.output.or(output);
+    usage
+}

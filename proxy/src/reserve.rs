@@ -1,0 +1,327 @@
+//! Stage 5: the most that a call can use is held in every budget that it falls under, before it leaves; its output
+//! cap is lowered or put in so that it cannot use more. Breakers stand here too: a call that would only fail, or that
+//! an agent repeats without end, costs nothing.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use sideguard_dialects::request::{self, Request};
+use sideguard_policy::ledger::{Exhausted, Reservation, Room, Subject};
+use sideguard_runtime::clock;
+use sideguard_types::audit::{Amounts, Phase, Record, Spend};
+use sideguard_types::call::Caller;
+use sideguard_types::refusal::{Code, Refusal};
+use sideguard_types::time::Timestamp;
+use sideguard_types::units::{MicroUsd, Tokens};
+
+use crate::app::Sidecar;
+use crate::breaker::{Answer, Event};
+use crate::call::{Cleared, Exchange, ModelFacts, Refused, Reserved};
+
+/// Output cap put in where the request has none and the model's own is not known.
+const DEFAULT_CAP: u64 = 16_384;
+/// A smaller output than this is not worth a call: the budget counts as used up.
+const SMALLEST: u64 = 16;
+/// A refusal that asks to come back within this time is one that recovers soon.
+const SOON: Duration = Duration::from_secs(60);
+
+/// Holds the call's upper bound.
+pub(crate) fn reserve(sidecar: &Arc<Sidecar>, cleared: Cleared) -> Result<Reserved, Refused> {
+    let Cleared { exchange, body, model, grants } = cleared;
+    if let Err(refusal) = breakers(sidecar, &exchange) {
+        return Err(exchange.refuse(refusal));
+    }
+    let constrained = grants.iter().filter_map(|grant| grant.constraints.as_ref()?.max_output_tokens).min().map(Tokens);
+    let Some(caller) = exchange.caller.clone() else {
+        return Err(exchange.refuse(Refusal::new(Code::Unauthenticated, "identity", "the agent is not known")));
+    };
+    let held = hold(sidecar, &exchange, &caller, model.as_ref(), constrained, &body.decoded);
+    match held {
+        Ok((held, cap)) => Ok(Reserved { exchange, body, model, grants, held, cap }),
+        Err(refusal) => Err(exchange.refuse(refusal)),
+    }
+}
+
+/// Refuses what a tripped breaker holds back.
+fn breakers(sidecar: &Sidecar, exchange: &Exchange) -> Result<(), Refusal> {
+    let runaway = &sidecar.config.breakers.agent;
+    let agent = exchange.caller.as_ref().map_or("", |caller| caller.agent.as_str());
+    if let Some(until) = sidecar.runaways.held_back(agent, exchange.at) {
+        return Err(tripped(&format!("agent/{agent}"), "the agent's breaker is tripped: it ran away", until, exchange.at));
+    }
+    if runaway.repeats > 0 {
+        let hashes: Vec<&str> = exchange.items.iter().filter_map(|item| item.args_hash.as_deref()).collect();
+        let path = exchange.route.as_ref().map_or("", |route| route.target.as_str());
+        let key = sidecar.velocity_key(&("repeat", agent, &exchange.method, path, hashes));
+        let seen = sidecar.velocity.add(key, 1, runaway.window.0, exchange.at);
+        if seen > u64::from(runaway.repeats) {
+            let what = format!("the same call came {seen} times in {}", runaway.window);
+            return Err(run_away(sidecar, exchange, agent, &what));
+        }
+    }
+    let Some((key, spec)) = upstream_breaker(sidecar, exchange) else { return Ok(()) };
+    let (answer, change) = sidecar.breakers.tell(&key, Event::Ask, &spec, exchange.at);
+    if let Some(change) = change {
+        changed(sidecar, exchange, &key, change);
+    }
+    match answer {
+        Answer::Pass => Ok(()),
+        Answer::Wait(until) => {
+            Err(tripped(&key, "the upstream's breaker is tripped after repeated failures", until, exchange.at))
+        }
+    }
+}
+
+/// Trips an agent's own breaker.
+fn run_away(sidecar: &Sidecar, exchange: &Exchange, agent: &str, what: &str) -> Refusal {
+    let until = exchange.at.plus(sidecar.config.breakers.agent.cooldown.0);
+    sidecar.runaways.hold_back(agent, until);
+    let key = format!("agent/{agent}");
+    changed(sidecar, exchange, &key, "tripped");
+    tripped(&key, what, until, exchange.at)
+}
+
+fn tripped(key: &str, what: &str, until: Timestamp, now: Timestamp) -> Refusal {
+    let mut refusal = Refusal::new(Code::BreakerTripped, format!("breaker/{key}"), what);
+    refusal.retry_after = Some(until.since(now).clamp(Duration::from_secs(1), Duration::from_secs(30)));
+    refusal
+}
+
+/// Key and settings of the breaker that an exchange stands under.
+pub(crate) fn upstream_breaker(
+    sidecar: &Sidecar,
+    exchange: &Exchange,
+) -> Option<(String, sideguard_types::resource::BreakerSpec)> {
+    let route = exchange.route.as_ref()?;
+    let own = route.upstream.as_ref().and_then(|upstream| upstream.breaker.clone());
+    let spec = own.unwrap_or_else(|| sidecar.config.breakers.upstream.clone());
+    let model = exchange.items.first().and_then(|item| item.model.as_deref());
+    let authority = route.to.authority(route.tls);
+    Some((model.map_or(authority.clone(), |model| format!("{authority}/{model}")), spec))
+}
+
+/// Writes a breaker's change into the record.
+pub(crate) fn changed(sidecar: &Sidecar, exchange: &Exchange, key: &str, change: &str) {
+    let mut record = exchange.record(Phase::Control, None);
+    record.code = Some(format!("breaker_{change}"));
+    record.rule = format!("breaker/{key}");
+    tracing::warn!(breaker = key, change, "breaker changed");
+    sidecar.metrics.breaker(change);
+    sidecar.note(&record);
+}
+
+/// Holds what the call may use; returns the output cap to send where it is not the agent's own.
+fn hold(
+    sidecar: &Arc<Sidecar>,
+    exchange: &Exchange,
+    caller: &Arc<Caller>,
+    model: Option<&ModelFacts>,
+    constrained: Option<Tokens>,
+    body: &[u8],
+) -> Result<(Held, Option<Tokens>), Refusal> {
+    let who = subject(caller, exchange.session.as_deref(), model.map(|facts| facts.model.as_str()));
+    let mut ledger = sidecar.ledger.lock();
+    let room = ledger.room(&who, exchange.at);
+    let Some(facts) = model else {
+        let reservation = ledger.reserve(&who, Amounts::default(), exchange.at).map_err(|e| exhausted(sidecar, &e, exchange.at))?;
+        return Ok((Held::new(sidecar, caller, exchange, None, reservation, Amounts::default()), None));
+    };
+    let bound = bound(sidecar, facts, constrained, &room, facts.input);
+    let bound = match bound {
+        // The cheap bound does not fit: count properly before saying no.
+        None => {
+            drop(ledger);
+            let counted = counted(exchange, body).unwrap_or(facts.input).0.min(facts.input.0);
+            ledger = sidecar.ledger.lock();
+            let room = ledger.room(&who, exchange.at);
+            self::bound(sidecar, facts, constrained, &room, Tokens(counted))
+                .unwrap_or(Bound { input: Tokens(counted), output: Tokens(SMALLEST), cap: None })
+        }
+        Some(bound) => bound,
+    };
+    let usd = sidecar.prices.of(&facts.model).bound(bound.input, bound.output.times(facts.choices));
+    let want = Amounts { input: bound.input.0, output: bound.output.times(facts.choices).0, usd };
+    let reservation = ledger.reserve(&who, want, exchange.at).map_err(|e| exhausted(sidecar, &e, exchange.at))?;
+    drop(ledger);
+    Ok((Held::new(sidecar, caller, exchange, Some(facts.model.clone()), reservation, want), bound.cap))
+}
+
+/// An upper bound of what a call uses, and the cap that makes it one.
+struct Bound {
+    input: Tokens,
+    output: Tokens,
+    cap: Option<Tokens>,
+}
+
+/// The bound that fits into `room`; `None` when the input alone leaves no room for an answer.
+fn bound(sidecar: &Sidecar, facts: &ModelFacts, constrained: Option<Tokens>, room: &Room, input: Tokens) -> Option<Bound> {
+    let price = sidecar.prices.of(&facts.model);
+    let fits = room.input.is_none_or(|room| room >= input.0)
+        && room.tokens.is_none_or(|room| room >= input.0)
+        && room.usd.is_none_or(|room| room >= price.bound(input, Tokens::ZERO));
+    if !fits {
+        return None;
+    }
+    if facts.no_output {
+        return Some(Bound { input, output: Tokens::ZERO, cap: None });
+    }
+    let rooms = [
+        room.tokens.map(|room| room.saturating_sub(input.0)),
+        room.output,
+        room.usd.map(|usd| price.affordable(usd, input).0),
+    ];
+    let most = rooms.into_iter().flatten().min().map(|most| Tokens(most / facts.choices.max(1)));
+    let asked = facts.output_cap;
+    let natural = asked.unwrap_or(Tokens(price.max_out.unwrap_or(DEFAULT_CAP)));
+    let output = [Some(natural), most, constrained].into_iter().flatten().min().unwrap_or(natural);
+    if most.is_some() && output.0 < SMALLEST.min(natural.0) {
+        return None;
+    }
+    let limited = most.is_some() || constrained.is_some();
+    let cap = (limited && asked != Some(output)).then_some(output);
+    Some(Bound { input, output, cap })
+}
+
+/// Input tokens, counted with a tokenizer.
+fn counted(exchange: &Exchange, body: &[u8]) -> Option<Tokens> {
+    match request::read(exchange.operation, body) {
+        Ok(Request::Model(request)) if !request.input.open => Some(request.counted(body)),
+        Ok(_) | Err(_) => None,
+    }
+}
+
+fn subject<'a>(caller: &'a Caller, session: Option<&'a str>, model: Option<&'a str>) -> Subject<'a> {
+    Subject { tenant: &caller.tenant, agent: &caller.agent, labels: &caller.labels, session, model }
+}
+
+fn exhausted(sidecar: &Sidecar, exhausted: &Exhausted, now: Timestamp) -> Refusal {
+    let rule = format!("budget/{}", exhausted.budget);
+    let reason = format!(
+        "budget `{}` has no room: {} {} spent and {} held of {}, {} wanted",
+        exhausted.budget, exhausted.spent, exhausted.unit.as_str(), exhausted.held, exhausted.limit, exhausted.wanted
+    );
+    let soon = exhausted.soon || exhausted.reset_at.is_some_and(|reset| reset.since(now) <= SOON);
+    let mut refusal = Refusal::new(if soon { Code::RateLimited } else { Code::BudgetExhausted }, rule, reason);
+    refusal.reset_at = exhausted.reset_at;
+    if soon {
+        let wait = exhausted.reset_at.map_or(Duration::from_secs(1), |reset| reset.since(now));
+        refusal.retry_after = Some(wait.clamp(Duration::from_secs(1), SOON));
+    } else {
+        refusal.status = sidecar.config.refusals.budget_status;
+    }
+    refusal
+}
+
+/// What a call holds of its budgets until it is settled. Dropped unsettled, all of it is charged.
+#[must_use]
+pub(crate) struct Held {
+    sidecar: Arc<Sidecar>,
+    caller: Arc<Caller>,
+    model: Option<String>,
+    session: Option<String>,
+    reservation: Option<Reservation>,
+    pub(crate) reserved: Amounts,
+    /// The outcome as it is written if nobody settles.
+    lost: Option<Box<Record>>,
+}
+
+impl Held {
+    fn new(
+        sidecar: &Arc<Sidecar>,
+        caller: &Arc<Caller>,
+        exchange: &Exchange,
+        model: Option<String>,
+        reservation: Reservation,
+        reserved: Amounts,
+    ) -> Self {
+        Self {
+            sidecar: Arc::clone(sidecar),
+            caller: Arc::clone(caller),
+            model,
+            session: exchange.session.clone(),
+            reservation: Some(reservation),
+            reserved,
+            lost: None,
+        }
+    }
+
+    /// From here on the call may have taken effect: dropped unsettled, it is charged and recorded as lost.
+    pub(crate) fn dispatched(&mut self, mut outcome: Record) {
+        outcome.code = Some("settlement_lost".to_owned());
+        self.lost = Some(Box::new(outcome));
+    }
+
+    /// What is held, for the record; `None` where no tokens or money are at stake.
+    pub(crate) fn spend(&self) -> Option<Spend> {
+        (self.reserved != Amounts::default()).then_some(Spend { reserved: Some(self.reserved), settled: None })
+    }
+
+    /// Charges what was used and gives the rest back.
+    pub(crate) fn settle(mut self, used: Amounts) -> Option<Spend> {
+        self.lost = None;
+        self.charge(used);
+        let anything = self.reserved != Amounts::default() || used != Amounts::default();
+        anything.then_some(Spend { reserved: Some(self.reserved), settled: Some(used) })
+    }
+
+    /// Gives everything back: nothing left.
+    pub(crate) fn release(mut self) {
+        self.lost = None;
+        if let Some(reservation) = self.reservation.take() {
+            self.sidecar.ledger.lock().cancel(reservation);
+        }
+    }
+
+    /// What is left to the caller in its budgets, as the reply's header says it.
+    pub(crate) fn remaining(&self) -> Option<String> {
+        let who = subject(&self.caller, self.session.as_deref(), self.model.as_deref());
+        let room = self.sidecar.ledger.lock().room(&who, clock::now());
+        let parts = [
+            room.tokens.map(|tokens| format!("tokens={tokens}")),
+            room.input.map(|tokens| format!("input_tokens={tokens}")),
+            room.output.map(|tokens| format!("output_tokens={tokens}")),
+            room.usd.map(|usd| format!("usd={usd}")),
+            room.calls.map(|calls| format!("calls={calls}")),
+        ];
+        let text = parts.into_iter().flatten().collect::<Vec<_>>().join(", ");
+        (!text.is_empty()).then_some(text)
+    }
+
+    fn charge(&mut self, used: Amounts) {
+        if let Some(reservation) = self.reservation.take() {
+            let now = clock::now();
+            self.sidecar.ledger.lock().settle(reservation, used, now);
+            let runaway = &self.sidecar.config.breakers.agent;
+            if runaway.burn > 0 {
+                let key = self.sidecar.velocity_key(&("burn", &self.caller.agent));
+                let tokens = used.input.saturating_add(used.output);
+                if self.sidecar.velocity.add(key, tokens, runaway.window.0, now) > runaway.burn {
+                    self.sidecar.runaways.hold_back(&self.caller.agent, now.plus(runaway.cooldown.0));
+                    self.sidecar.metrics.breaker("tripped");
+                    tracing::warn!(agent = %self.caller.agent, "agent burns tokens too fast: its calls are held back");
+                }
+            }
+        }
+    }
+}
+
+impl Drop for Held {
+    fn drop(&mut self) {
+        if self.reservation.is_none() {
+            return;
+        }
+        let reserved = self.reserved;
+        self.charge(reserved);
+        if let Some(mut outcome) = self.lost.take() {
+            outcome.time = clock::now();
+            outcome.budget = Some(Spend { reserved: Some(reserved), settled: Some(reserved) });
+            outcome.cost_usd = Some(reserved.usd);
+            self.sidecar.note(&outcome);
+        }
+    }
+}
+
+/// What a model call used, in the units of budgets.
+pub(crate) fn amounts(input: Tokens, output: Tokens, usd: MicroUsd) -> Amounts {
+    Amounts { input: input.0, output: output.0, usd }
+}

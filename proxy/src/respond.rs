@@ -1,0 +1,73 @@
+//! The one place where a refusal becomes a reply, in the form that the caller's own SDK expects.
+
+use bytes::Bytes;
+use http::{HeaderName, HeaderValue, StatusCode, header};
+use sideguard_dialects::detect::Operation;
+use sideguard_dialects::refuse::{self, Form};
+use sideguard_types::refusal::{Code, Refusal};
+
+use crate::app::Sidecar;
+use crate::audit;
+use crate::call::Refused;
+use crate::engine::{Down, Length, Reply};
+
+/// Answers a refused exchange and records it. Whether the agent heard it makes no difference to the record.
+pub(crate) async fn refuse(sidecar: &Sidecar, down: &mut Down, mut refused: Refused) {
+    for (_, refusal) in &mut refused.refusals {
+        refusal.call.clone_from(&refused.exchange.id);
+    }
+    let Some(first) = refused.first() else { return };
+    let reply = formed(sidecar, &refused, first);
+    sidecar.metrics.refused(first.code);
+    audit::refused(sidecar, &refused, reply.status);
+    if matches!(first.code, Code::Malformed) {
+        down.close_after();
+    }
+    down.drain().await;
+    if send(down, reply).await.is_err() {
+        tracing::debug!(call = %refused.exchange.id, "agent was gone before it was told of a refusal");
+    }
+}
+
+fn formed(sidecar: &Sidecar, refused: &Refused, first: &Refusal) -> refuse::Reply {
+    let exchange = &refused.exchange;
+    let is_call = exchange.operation == Operation::Mcp && exchange.items.iter().any(|item| item.rpc_id.is_some());
+    let decided = !matches!(first.code, Code::Unauthenticated | Code::Malformed | Code::BodyTooLarge);
+    if exchange.form == Form::Mcp && is_call && decided {
+        // Every request of a batch is answered: the ones that could have gone say why they did not.
+        let unsent = Refusal {
+            reason: "not sent: another call of the same batch was refused".to_owned(),
+            hint: Some("send it again without that call".to_owned()),
+            ..first.clone()
+        };
+        let answers: Vec<(Option<&[u8]>, &Refusal)> = exchange
+            .items
+            .iter()
+            .enumerate()
+            .filter(|(_, item)| item.rpc_id.is_some())
+            .map(|(index, item)| {
+                let own = refused.refusals.iter().find(|(refused, _)| *refused == index).map(|(_, refusal)| refusal);
+                let whole = if refused.refusals.len() == 1 && exchange.items.len() == 1 { first } else { &unsent };
+                (item.rpc_id.as_deref(), own.unwrap_or(whole))
+            })
+            .collect();
+        let single_tool = exchange.items.iter().all(|item| item.tool.is_some());
+        let style = if single_tool { sidecar.config.refusals.mcp } else { sideguard_types::resource::McpRefusal::Error };
+        return refuse::mcp_reply(&answers, exchange.batch, style);
+    }
+    refuse::reply(exchange.form, first)
+}
+
+/// Writes a whole reply.
+pub(crate) async fn send(down: &mut Down, reply: refuse::Reply) -> Result<(), crate::engine::Gone> {
+    let status = StatusCode::from_u16(reply.status).unwrap_or(StatusCode::FORBIDDEN);
+    let mut head = Reply::new(status);
+    head.set(header::CONTENT_TYPE, HeaderValue::from_static(reply.content_type));
+    for (name, value) in reply.headers {
+        if let Ok(value) = HeaderValue::from_str(&value) {
+            head.set(HeaderName::from_static(name), value);
+        }
+    }
+    down.reply(head, Length::Known(reply.body.len())).await?;
+    down.send(Bytes::from(reply.body), true).await
+}

@@ -1,0 +1,190 @@
+//! CONNECT: what is opened and judged inside, what is tunnelled closed, and what is refused.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use sideguard_dialects::refuse::{self, Form};
+use sideguard_runtime::clock;
+use sideguard_types::audit::Phase;
+use sideguard_types::call::{Class, Point, Verb};
+use sideguard_types::refusal::{Code, Refusal};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+
+use crate::app::Sidecar;
+use crate::call::{Arrival, Exchange, Item, Refused, Route};
+use crate::{audit, decide, identify};
+
+/// What becomes of a CONNECT.
+pub(crate) enum Plan {
+    /// What is inside is opened and judged request by request.
+    Open,
+    /// The bytes pass closed.
+    Pass(Box<Passage>),
+    /// It is answered with this and closed.
+    Refuse(Bytes),
+}
+
+/// A tunnel that is allowed, recorded and connected.
+pub(crate) struct Passage {
+    exchange: Exchange,
+    far: TcpStream,
+}
+
+/// Decides about a CONNECT.
+pub(crate) async fn plan(sidecar: &Sidecar, arrival: &Arrival) -> Plan {
+    let Some(to) = arrival.tunnel.clone() else { return Plan::Open };
+    let policy = sidecar.policy.load_full();
+    let mut exchange = Exchange::new(policy, "CONNECT");
+    exchange.route = Some(Route { target: String::new(), tls: to.port == 443, upstream: None, to });
+    // Whoever is not known is told so here, where clients expect it (RFC 9110, section 11.7).
+    match identify::caller(sidecar, &exchange.policy, arrival.key.as_ref()) {
+        Ok(caller) => exchange.caller = Some(caller),
+        Err(mut refusal) => {
+            refusal.status = 407;
+            return refuse(sidecar, exchange.refuse(refusal));
+        }
+    }
+    let host = exchange.route.as_ref().map_or("", |route| route.to.host.as_str());
+    if sidecar.opens(host) {
+        return Plan::Open;
+    }
+    match pass(sidecar, exchange).await {
+        Ok(passage) => Plan::Pass(Box::new(passage)),
+        Err(refused) => refuse(sidecar, refused),
+    }
+}
+
+/// Judges, records and connects a tunnel whose content stays closed.
+async fn pass(sidecar: &Sidecar, mut exchange: Exchange) -> Result<Passage, Refused> {
+    exchange.items.push(connect_item(&exchange));
+    let (Some(caller), Some(route)) = (exchange.caller.clone(), exchange.route.clone()) else {
+        return Err(exchange.refuse(Refusal::new(Code::Unjudgeable, "route", "no destination")));
+    };
+    let grant = match exchange.items.first().map(|item| decide::judge(sidecar, &exchange, &caller, item, &[])) {
+        Some(Ok(grant)) => grant,
+        Some(Err(refusal)) => return Err(exchange.refuse(refusal)),
+        None => return Err(exchange.refuse(Refusal::new(Code::Unjudgeable, "route", "no destination"))),
+    };
+    let mut intent = exchange.record(Phase::Intent, None);
+    audit::judged(&mut intent, &grant);
+    let written = match sidecar.log.intent(&intent) {
+        Ok(written) => written,
+        Err(_) => return Err(exchange.refuse(Refusal::new(Code::RecordUnavailable, "record", "the record cannot be written"))),
+    };
+    if sidecar.log.durable(written).await.is_err() {
+        return Err(exchange.refuse(Refusal::new(Code::RecordUnavailable, "record", "the record cannot be written")));
+    }
+    sidecar.seen(&intent);
+    match dial(sidecar, &route).await {
+        Ok(far) => Ok(Passage { exchange, far }),
+        Err(refusal) => {
+            let mut outcome = exchange.record(Phase::Outcome, None);
+            outcome.code = Some(refusal.code.as_str().to_owned());
+            outcome.reason.clone_from(&refusal.reason);
+            sidecar.note(&outcome);
+            Err(exchange.refuse(refusal))
+        }
+    }
+}
+
+async fn dial(sidecar: &Sidecar, route: &Route) -> Result<TcpStream, Refusal> {
+    let unreachable = |what: String| Refusal::new(Code::UpstreamUnreachable, "upstream", what);
+    let address: SocketAddr = sidecar.resolver.resolve(&route.to).await.map_err(unreachable)?;
+    let limit = sidecar.config.limits.connect_timeout.0;
+    match tokio::time::timeout(limit, TcpStream::connect(address)).await {
+        Ok(Ok(far)) => Ok(far),
+        Ok(Err(error)) => Err(unreachable(format!("`{}`: {error}", route.to.host))),
+        Err(_) => Err(Refusal::new(Code::UpstreamTimeout, "upstream", format!("`{}` did not answer", route.to.host))),
+    }
+}
+
+fn connect_item(exchange: &Exchange) -> Item {
+    let host = exchange.route.as_ref().map_or("", |route| route.to.host.as_str());
+    let class = Class {
+        topic: format!("net.{host}.connect").into(),
+        alias: None,
+        verb: Verb::Write,
+        risk_tags: vec!["unclassified".into()],
+    };
+    Item { point: Point::NetConnect, class, tool: None, model: None, args: None, rpc_id: None, args_hash: None }
+}
+
+impl Passage {
+    /// Carries bytes both ways until both sides have ended, or neither spoke for the idle time.
+    pub(crate) async fn carry(self: Box<Self>, near: TcpStream, early: Bytes, sidecar: &Arc<Sidecar>) {
+        let busy = sidecar.drain.busy();
+        let idle = sidecar.config.limits.idle_timeout.0;
+        let (mut near_read, mut near_write) = near.into_split();
+        let (mut far_read, mut far_write) = self.far.into_split();
+        let out = async {
+            let mut sent = early.len() as u64;
+            if far_write.write_all(&early).await.is_ok() {
+                sent += copy(&mut near_read, &mut far_write, idle).await;
+            }
+            sent
+        };
+        let back = copy(&mut far_read, &mut near_write, idle);
+        let (sent, received) = tokio::join!(out, back);
+        let mut outcome = self.exchange.record(Phase::Outcome, None);
+        outcome.status = Some(200);
+        outcome.bytes = Some([sent, received]);
+        outcome.latency_us = Some(self.exchange.since.micros());
+        outcome.time = clock::now();
+        sidecar.note(&outcome);
+        drop(busy);
+    }
+}
+
+/// Copies until the end, an error, or silence. Returns the number of bytes.
+async fn copy(
+    from: &mut (impl AsyncReadExt + Unpin),
+    to: &mut (impl AsyncWriteExt + Unpin),
+    idle: std::time::Duration,
+) -> u64 {
+    let mut buffer = vec![0; 16 << 10];
+    let mut total = 0;
+    while let Ok(Ok(count)) = tokio::time::timeout(idle, from.read(&mut buffer)).await {
+        let Some(part) = buffer.get(..count).filter(|part| !part.is_empty()) else { break };
+        if to.write_all(part).await.is_err() {
+            break;
+        }
+        total += count as u64;
+    }
+    // The other side may be gone already.
+    let _ = to.shutdown().await;
+    total
+}
+
+/// Records bytes inside an opened tunnel that are neither TLS nor HTTP; the connection is closed.
+pub(crate) fn unreadable(sidecar: &Sidecar, arrival: &Arrival) {
+    let mut exchange = Exchange::new(sidecar.policy.load_full(), "CONNECT");
+    exchange.caller = identify::caller(sidecar, &exchange.policy, arrival.key.as_ref()).ok();
+    exchange.route = arrival.tunnel.clone().map(|to| Route { target: String::new(), tls: false, upstream: None, to });
+    exchange.items.push(connect_item(&exchange));
+    let refusal = Refusal::new(Code::Unjudgeable, "dialect", "the tunnel holds neither TLS nor HTTP");
+    sidecar.metrics.refused(refusal.code);
+    audit::refused(sidecar, &exchange.refuse(refusal), 0);
+}
+
+fn refuse(sidecar: &Sidecar, mut refused: Refused) -> Plan {
+    for (_, refusal) in &mut refused.refusals {
+        refusal.call.clone_from(&refused.exchange.id);
+    }
+    let Some(first) = refused.first() else { return Plan::Open };
+    sidecar.metrics.refused(first.code);
+    audit::refused(sidecar, &refused, first.status);
+    let reply = refuse::reply(Form::Problem, first);
+    let mut head = format!("HTTP/1.1 {} Refused\r\ncontent-type: {}\r\n", reply.status, reply.content_type);
+    for (name, value) in &reply.headers {
+        head.push_str(&format!("{name}: {value}\r\n"));
+    }
+    if reply.status == 407 {
+        head.push_str("proxy-authenticate: Basic realm=\"sideguard\"\r\n");
+    }
+    head.push_str(&format!("content-length: {}\r\nconnection: close\r\n\r\n", reply.body.len()));
+    let mut whole = head.into_bytes();
+    whole.extend_from_slice(&reply.body);
+    Plan::Refuse(Bytes::from(whole))
+}

@@ -1,0 +1,224 @@
+//! Model providers and tool servers by name and by address, with the credential that each one gets.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use http::{HeaderName, HeaderValue};
+use sideguard_dialects::detect::provider_of_host;
+use sideguard_runtime::secret::Secret;
+use sideguard_types::resource::{BreakerSpec, Dialect, UpstreamSpec};
+
+use crate::call::HostPort;
+
+/// Built-in upstreams: name, base URL, what it speaks, and where its key goes. The key is taken from the
+/// environment variable when it is set there.
+const BUILT_IN: [(&str, &str, Dialect, Option<(&str, &str, &str)>); 9] = [
+    ("openai", "https://api.openai.com", Dialect::Openai, Some(("OPENAI_API_KEY", "authorization", "Bearer "))),
+    ("anthropic", "https://api.anthropic.com", Dialect::Anthropic, Some(("ANTHROPIC_API_KEY", "x-api-key", ""))),
+    ("gemini", "https://generativelanguage.googleapis.com", Dialect::Plain, None),
+    ("mistral", "https://api.mistral.ai", Dialect::Openai, Some(("MISTRAL_API_KEY", "authorization", "Bearer "))),
+    ("groq", "https://api.groq.com/openai", Dialect::Openai, Some(("GROQ_API_KEY", "authorization", "Bearer "))),
+    ("openrouter", "https://openrouter.ai/api", Dialect::Openai, Some(("OPENROUTER_API_KEY", "authorization", "Bearer "))),
+    ("deepseek", "https://api.deepseek.com", Dialect::Openai, Some(("DEEPSEEK_API_KEY", "authorization", "Bearer "))),
+    ("xai", "https://api.x.ai", Dialect::Openai, Some(("XAI_API_KEY", "authorization", "Bearer "))),
+    ("ollama", "http://127.0.0.1:11434", Dialect::Openai, None),
+];
+
+/// Headers that carry credentials; when an upstream has one of ours, the agent's are all dropped.
+pub(crate) const CREDENTIAL_HEADERS: [HeaderName; 4] = [
+    http::header::AUTHORIZATION,
+    HeaderName::from_static("x-api-key"),
+    HeaderName::from_static("api-key"),
+    HeaderName::from_static("x-goog-api-key"),
+];
+
+/// Names of the environment variables that hold the built-in upstreams' keys.
+pub fn key_variables() -> impl Iterator<Item = &'static str> {
+    BUILT_IN.iter().filter_map(|(_, _, _, key)| key.map(|(variable, _, _)| variable))
+}
+
+/// Where an upstream is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Base {
+    pub(crate) to: HostPort,
+    pub(crate) tls: bool,
+    /// Put before each path; empty or without a slash at its end.
+    pub(crate) path: String,
+}
+
+impl Base {
+    fn parse(url: &str) -> Option<Self> {
+        let (scheme, rest) = url.split_once("://")?;
+        let tls = match scheme {
+            "https" => true,
+            "http" => false,
+            _ => return None,
+        };
+        let (authority, path) = rest.split_at(rest.find('/').unwrap_or(rest.len()));
+        let plain = !authority.contains('@') && !path.contains(['?', '#']);
+        let to = HostPort::parse(authority, if tls { 443 } else { 80 }).filter(|_| plain)?;
+        Some(Self { to, tls, path: path.trim_end_matches('/').to_owned() })
+    }
+}
+
+/// One upstream.
+#[derive(Debug)]
+pub(crate) struct Upstream {
+    pub(crate) name: String,
+    pub(crate) base: Base,
+    /// What it speaks; by host and path where it does not say.
+    pub(crate) dialect: Option<Dialect>,
+    pub(crate) credential: Option<(HeaderName, Secret<HeaderValue>)>,
+    pub(crate) breaker: Option<BreakerSpec>,
+}
+
+/// Why an upstream cannot be used as it is written.
+#[derive(Debug, thiserror::Error)]
+pub enum UpstreamError {
+    /// The base URL is not one.
+    #[error("upstream `{0}`: `{1}` is not a base URL: write `https://host[:port][/path]`")]
+    Url(String, String),
+    /// A variable or file that a credential names is not there.
+    #[error("upstream `{0}`: credential: {1}")]
+    Credential(String, String),
+}
+
+/// Fills in the values that a configuration text names (`${env:NAME}`, `${file:PATH}`).
+pub trait Fill {
+    /// The text with each name replaced.
+    ///
+    /// # Errors
+    /// What is missing, without any value.
+    fn fill(&self, text: &str) -> Result<String, String>;
+    /// Value of an environment variable.
+    fn variable(&self, name: &str) -> Option<String>;
+}
+
+/// All upstreams.
+#[derive(Debug, Default)]
+pub(crate) struct Upstreams {
+    by_name: HashMap<String, Arc<Upstream>>,
+    by_address: HashMap<(HostPort, bool), Arc<Upstream>>,
+    names: Vec<String>,
+}
+
+impl Upstreams {
+    /// The built-in ones and those given; a given one replaces what stands before it under its name.
+    pub(crate) fn new<'a>(
+        given: impl Iterator<Item = (&'a str, &'a UpstreamSpec)>,
+        fill: &dyn Fill,
+    ) -> Result<Self, UpstreamError> {
+        let mut all: Vec<Upstream> = BUILT_IN.iter().filter_map(|built_in| built_in_upstream(built_in, fill)).collect();
+        for (name, spec) in given {
+            let upstream = written_upstream(name, spec, &all, fill)?;
+            all.retain(|earlier| earlier.name != upstream.name);
+            all.push(upstream);
+        }
+        let mut upstreams = Self::default();
+        for upstream in all.into_iter().map(Arc::new) {
+            upstreams.names.push(upstream.name.clone());
+            upstreams.by_address.insert((upstream.base.to.clone(), upstream.base.tls), Arc::clone(&upstream));
+            upstreams.by_name.insert(upstream.name.clone(), upstream);
+        }
+        Ok(upstreams)
+    }
+
+    /// The upstream of a gateway path.
+    pub(crate) fn named(&self, name: &str) -> Option<&Arc<Upstream>> {
+        self.by_name.get(name)
+    }
+
+    /// The upstream at an address.
+    pub(crate) fn at(&self, to: &HostPort, tls: bool) -> Option<Arc<Upstream>> {
+        self.by_address.get(&(to.clone(), tls)).cloned()
+    }
+
+    /// All names.
+    pub(crate) fn names(&self) -> impl Iterator<Item = &str> {
+        self.names.iter().map(String::as_str)
+    }
+}
+
+fn built_in_upstream(
+    (name, url, dialect, key): &(&str, &str, Dialect, Option<(&str, &str, &str)>),
+    fill: &dyn Fill,
+) -> Option<Upstream> {
+    let credential = key.and_then(|(variable, header, prefix)| {
+        let value = HeaderValue::from_str(&format!("{prefix}{}", fill.variable(variable)?)).ok()?;
+        Some((HeaderName::from_bytes(header.as_bytes()).ok()?, Secret::new(value)))
+    });
+    let base = Base::parse(url)?;
+    // A host that is governed but not spoken keeps no dialect of its own: `detect` refuses it.
+    let dialect = provider_of_host(&base.to.host).map(|provider| provider.dialect).or(Some(*dialect));
+    Some(Upstream { name: (*name).to_owned(), base, dialect, credential, breaker: None })
+}
+
+fn written_upstream(
+    name: &str,
+    spec: &UpstreamSpec,
+    earlier: &[Upstream],
+    fill: &dyn Fill,
+) -> Result<Upstream, UpstreamError> {
+    let base =
+        Base::parse(&spec.base_url).ok_or_else(|| UpstreamError::Url(name.to_owned(), spec.base_url.clone()))?;
+    let missing = |what: String| UpstreamError::Credential(name.to_owned(), what);
+    let credential = match &spec.credential {
+        None => None,
+        Some(credential) => {
+            let header = HeaderName::from_bytes(credential.header.to_ascii_lowercase().as_bytes())
+                .map_err(|_| missing(format!("`{}` is not a header name", credential.header)))?;
+            let value = fill.fill(&credential.value).map_err(missing)?;
+            let value = HeaderValue::from_str(&value).map_err(|_| missing("the value cannot stand in a header".to_owned()))?;
+            Some((header, Secret::new(value)))
+        }
+    };
+    let replaced = earlier.iter().find(|upstream| upstream.name == name);
+    // A built-in one at another address keeps what it speaks, but its key stays with its own host.
+    let dialect = spec.dialect.or_else(|| replaced.and_then(|upstream| upstream.dialect));
+    let same_host = replaced.filter(|upstream| upstream.base.to == base.to && upstream.base.tls == base.tls);
+    let credential = credential.or_else(|| same_host.and_then(|upstream| upstream.credential.clone()));
+    Ok(Upstream { name: name.to_owned(), base, dialect, credential, breaker: spec.breaker.clone() })
+}
+
+#[cfg(test)]
+mod tests {
+    use sideguard_types::resource::UpstreamSpec;
+
+    use super::{Base, Fill, Upstreams};
+
+    struct Canary;
+
+    impl Fill for Canary {
+        fn fill(&self, text: &str) -> Result<String, String> {
+            Ok(text.to_owned())
+        }
+        fn variable(&self, name: &str) -> Option<String> {
+            (name == "OPENAI_API_KEY").then(|| "sk-canary".to_owned())
+        }
+    }
+
+    #[test]
+    fn a_built_in_key_does_not_follow_its_name_to_another_host() {
+        let spec = UpstreamSpec {
+            base_url: "http://127.0.0.1:9000/".to_owned(),
+            dialect: None,
+            credential: None,
+            breaker: None,
+        };
+        let upstreams = Upstreams::new([("openai", &spec)].into_iter(), &Canary).expect("valid upstreams");
+        let moved = upstreams.named("openai").expect("the upstream");
+        assert!(moved.credential.is_none());
+        assert!(moved.dialect.is_some());
+        let untouched = Upstreams::new(std::iter::empty(), &Canary).expect("valid upstreams");
+        assert!(untouched.named("openai").expect("the upstream").credential.is_some());
+        assert!(!format!("{untouched:?}").contains("sk-canary"));
+    }
+
+    #[test]
+    fn base_urls_are_read_strictly() {
+        assert_eq!(Base::parse("https://a.b/x/").map(|base| base.path), Some("/x".to_owned()));
+        for url in ["a.b", "ftp://a", "https://", "https://u:p@a", "https://a?x", "https://a:0"] {
+            assert_eq!(Base::parse(url), None, "{url}");
+        }
+    }
+}
