@@ -3,7 +3,7 @@
 mod state;
 
 use std::collections::HashMap;
-use std::hash::{BuildHasher as _, Hash};
+use std::hash::Hash;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;

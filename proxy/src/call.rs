@@ -146,6 +146,8 @@ pub(crate) struct Exchange {
     pub(crate) form: Form,
     pub(crate) operation: Operation,
     pub(crate) batch: bool,
+    /// Whether its MCP headers and body disagree, which has an answer of its own.
+    pub(crate) mismatch: bool,
     pub(crate) items: Vec<Item>,
     /// Upper bound of tokens and cost, as the policy sees them.
     pub(crate) tokens: Tokens,
@@ -168,6 +170,7 @@ impl Exchange {
             form: Form::Problem,
             operation: Operation::Plain,
             batch: false,
+            mismatch: false,
             items: Vec::new(),
             tokens: Tokens::ZERO,
             cost: MicroUsd::ZERO,

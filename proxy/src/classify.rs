@@ -28,9 +28,7 @@ pub(crate) fn classify(sidecar: &Sidecar, identified: Identified, headers: &Head
         return Err(exchange.refuse(unjudgeable("the request has no destination".to_owned())));
     };
     let governed = governed(&route);
-    if let Some((_, dialect)) = &governed {
-        exchange.form = form(*dialect);
-    }
+    exchange.form = Form::of(Operation::Plain, governed.as_ref().map(|(name, dialect)| (name.as_str(), *dialect)));
     let path = route.upstream.as_ref().map_or(route.path(), |upstream| {
         route.path().strip_prefix(upstream.base.path.as_str()).filter(|path| path.starts_with('/')).unwrap_or(route.path())
     });
@@ -44,15 +42,12 @@ pub(crate) fn classify(sidecar: &Sidecar, identified: Identified, headers: &Head
             Detected::Unjudgeable { reason } => return Err(exchange.refuse(unjudgeable(reason))),
         };
     exchange.operation = operation;
+    exchange.form = Form::of(operation, spoken);
     let provider = governed.map(|(name, _)| name).or(provider).unwrap_or_else(|| route.to.host.clone());
     let read = match request::read(operation, &body.decoded) {
         Ok(read) => read,
-        Err(unreadable) => {
-            exchange.form = form_of(operation);
-            return Err(exchange.refuse(unjudgeable(unreadable.to_string())));
-        }
+        Err(unreadable) => return Err(exchange.refuse(unjudgeable(unreadable.to_string()))),
     };
-    exchange.form = form_of(operation);
     let classifier = exchange.policy.set.classifier();
     let mut model = None;
     let items = match read {
@@ -68,6 +63,8 @@ pub(crate) fn classify(sidecar: &Sidecar, identified: Identified, headers: &Head
             let method = headers.get("mcp-method").and_then(|value| value.to_str().ok());
             let name = headers.get("mcp-name").and_then(|value| value.to_str().ok());
             if let Some(mismatch) = request::header_mismatch(&request.messages, method, name) {
+                exchange.items = mcp_items(classifier, &request, &server(&route), &body.decoded);
+                exchange.mismatch = true;
                 return Err(exchange.refuse(unjudgeable(mismatch)));
             }
             exchange.batch = request.batch;
@@ -97,25 +94,6 @@ fn governed(route: &Route) -> Option<(String, Dialect)> {
 /// Name of an MCP server: its upstream's, or its host's.
 fn server(route: &Route) -> String {
     route.upstream.as_ref().map_or_else(|| route.to.host.clone(), |upstream| upstream.name.clone())
-}
-
-const fn form(dialect: Dialect) -> Form {
-    match dialect {
-        Dialect::Openai => Form::OpenAi,
-        Dialect::Anthropic => Form::Anthropic,
-        Dialect::Mcp => Form::Mcp,
-        Dialect::Plain => Form::Problem,
-    }
-}
-
-/// Form of refusals for an operation; what is free of charge takes its provider's form by [`form`].
-const fn form_of(operation: Operation) -> Form {
-    match operation {
-        Operation::Chat | Operation::Responses | Operation::Embeddings | Operation::ModelFree => Form::OpenAi,
-        Operation::Messages | Operation::CountTokens => Form::Anthropic,
-        Operation::Mcp => Form::Mcp,
-        Operation::Plain => Form::Problem,
-    }
 }
 
 fn model_facts(sidecar: &Sidecar, request: &ModelRequest<'_>, provider: &str) -> ModelFacts {

@@ -25,12 +25,29 @@ pub(crate) struct Price {
     cached: Option<u64>,
     #[serde(default)]
     cache_write: Option<u64>,
+    /// Prices of a call whose input is longer than some number of tokens.
+    #[serde(default)]
+    long: Option<Long>,
     /// Most input tokens that the model takes.
     #[serde(default)]
     pub(crate) max_in: Option<u64>,
     /// Most output tokens that it gives.
     #[serde(default)]
     pub(crate) max_out: Option<u64>,
+}
+
+/// The price step for long inputs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+struct Long {
+    above: u64,
+    #[serde(rename = "in", default)]
+    input: Option<u64>,
+    #[serde(rename = "out", default)]
+    output: Option<u64>,
+    #[serde(default)]
+    cached: Option<u64>,
+    #[serde(default)]
+    cache_write: Option<u64>,
 }
 
 #[derive(Deserialize)]
@@ -82,29 +99,42 @@ impl Prices {
 }
 
 impl Price {
+    /// The price that applies to an input of this length.
+    fn at(&self, input: Tokens) -> Self {
+        let Some(long) = self.long.filter(|long| input.0 > long.above) else { return *self };
+        Self {
+            input: long.input.unwrap_or(self.input),
+            output: long.output.unwrap_or(self.output),
+            cached: long.cached.or(self.cached),
+            cache_write: long.cache_write.or(self.cache_write),
+            ..*self
+        }
+    }
+
     /// Cost of so many tokens at the dearest rate that could apply to them, rounded up.
     pub(crate) fn bound(&self, input: Tokens, output: Tokens) -> MicroUsd {
-        let input_price = self.input.max(self.cache_write.unwrap_or(0));
-        sum(&[(input, input_price), (output, self.output)])
+        let price = self.at(input);
+        sum(&[(input, price.input.max(price.cache_write.unwrap_or(0))), (output, price.output)])
     }
 
     /// Most output tokens that `money` buys after `input` is paid for.
     pub(crate) fn affordable(&self, money: MicroUsd, input: Tokens) -> Tokens {
         let left = money.0.saturating_sub(self.bound(input, Tokens::ZERO).0);
-        let output = u128::from(self.output.max(1));
+        let output = u128::from(self.at(input).output.max(1));
         Tokens(u64::try_from(u128::from(left) * PICO / output).unwrap_or(u64::MAX))
     }
 
     /// Cost of what was used, rounded up.
     pub(crate) fn cost(&self, usage: &Usage) -> MicroUsd {
         let input = usage.input.unwrap_or_default().0;
+        let price = self.at(Tokens(input));
         let cached = usage.cached.unwrap_or_default().0.min(input);
         let written = usage.cache_write.unwrap_or_default().0.min(input - cached);
         sum(&[
-            (Tokens(input - cached - written), self.input),
-            (Tokens(cached), self.cached.unwrap_or(self.input)),
-            (Tokens(written), self.cache_write.unwrap_or(self.input)),
-            (usage.output.unwrap_or_default(), self.output),
+            (Tokens(input - cached - written), price.input),
+            (Tokens(cached), price.cached.unwrap_or(price.input)),
+            (Tokens(written), price.cache_write.unwrap_or(price.input)),
+            (usage.output.unwrap_or_default(), price.output),
         ])
     }
 }
@@ -124,7 +154,7 @@ fn of(input: f64, output: f64, cached: Option<f64>, cache_write: Option<f64>) ->
     }
     let cached = cached.map(pico).map_or(Some(None), |price| price.map(Some))?;
     let cache_write = cache_write.map(pico).map_or(Some(None), |price| price.map(Some))?;
-    Some(Price { input, output, cached, cache_write, max_in: None, max_out: None })
+    Some(Price { input, output, cached, cache_write, long: None, max_in: None, max_out: None })
 }
 
 /// A model's name without the date at its end (`-2024-08-06`, `-20250219`).

@@ -31,6 +31,10 @@ pub(crate) async fn refuse(sidecar: &Sidecar, down: &mut Down, mut refused: Refu
 
 fn formed(sidecar: &Sidecar, refused: &Refused, first: &Refusal) -> refuse::Reply {
     let exchange = &refused.exchange;
+    if exchange.mismatch {
+        let id = exchange.items.first().and_then(|item| item.rpc_id.as_deref());
+        return refuse::mcp_header_mismatch(id, &first.reason);
+    }
     let is_call = exchange.operation == Operation::Mcp && exchange.items.iter().any(|item| item.rpc_id.is_some());
     let decided = !matches!(first.code, Code::Unauthenticated | Code::Malformed | Code::BodyTooLarge);
     if exchange.form == Form::Mcp && is_call && decided {

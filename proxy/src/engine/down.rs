@@ -31,12 +31,11 @@ pub(crate) enum BodyFault {
 /// The agent's side of one exchange: a request to read, a reply to write.
 pub(crate) struct Down {
     session: ServerSession,
-    replied: bool,
 }
 
 impl Down {
     pub(super) const fn new(session: ServerSession) -> Self {
-        Self { session, replied: false }
+        Self { session }
     }
 
     /// Method, target, version and headers.
@@ -129,7 +128,6 @@ impl Down {
             }
         }
         out.set_version(Version::HTTP_11);
-        self.replied |= !out.status.is_informational() || out.status == StatusCode::SWITCHING_PROTOCOLS;
         self.session.write_response_header(Box::new(out)).await.map_err(|_| Gone)
     }
 
@@ -157,11 +155,6 @@ impl Down {
     /// The next bytes of an upgraded connection; `None` at its end.
     pub(crate) async fn upgraded_part(&mut self) -> Result<Option<Bytes>, Gone> {
         self.session.read_request_body().await.map_err(|_| Gone)
-    }
-
-    /// Whether a reply's head was written.
-    pub(crate) const fn replied(&self) -> bool {
-        self.replied
     }
 
     /// Closes the connection after this exchange.

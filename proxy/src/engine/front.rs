@@ -109,7 +109,7 @@ async fn open_tls(wire: Wire, mut arrival: Arrival, sidecar: Arc<Sidecar>) {
         Ok(Ok(stream)) => stream,
         Ok(Err(error)) => {
             sidecar.metrics.refused_connection("tls_handshake");
-            tracing::info!(host = %to.host, %error, "agent broke off the TLS handshake; does it trust the sidecar's CA?");
+            tracing::info!(from = %arrival.from, host = %to.host, %error, "agent broke off the TLS handshake; does it trust the sidecar's CA?");
             return;
         }
         Err(_) => return,
