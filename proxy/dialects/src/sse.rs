@@ -48,6 +48,9 @@ pub struct Event {
     pub name: Option<Bytes>,
     /// Its data: the `data` lines, joined by LF. Empty for comments and the like, which clients do not see.
     pub data: Bytes,
+    /// Whether it has a line that is none of the standard's. Clients should ignore it, but one that trims lines
+    /// may read ` data: ..` as data.
+    pub odd: bool,
     /// Where its first line begins, behind a byte order mark.
     start: usize,
 }
@@ -175,6 +178,7 @@ impl Event {
     fn read(raw: Bytes, start: usize) -> Self {
         let mut name = None;
         let mut data: Option<Bytes> = None;
+        let mut odd = false;
         for line in lines(&raw, start) {
             match field(line.text) {
                 (b"event", value) => name = Some(raw.slice_ref(value)),
@@ -184,10 +188,11 @@ impl Event {
                         Some(before) => [&before[..], value].join(&b'\n').into(),
                     });
                 }
-                _ => {}
+                (b"" | b"id" | b"retry", _) => {}
+                _ => odd = true,
             }
         }
-        Self { name, data: data.unwrap_or_default(), start, raw }
+        Self { name, data: data.unwrap_or_default(), odd, start, raw }
     }
 }
 
@@ -255,16 +260,15 @@ mod tests {
     #[test]
     fn the_examples_of_the_standard_read_as_it_says() {
         assert_eq!(data("data: YHOO\ndata: +2\ndata: 10\n\n"), [pair("", "YHOO\n+2\n10")]);
-        assert_eq!(data(": test stream\n\ndata: first event\nid: 1\n\ndata:second\nid\n\ndata:  third"), [
-            pair("", "first event"),
-            pair("", "second"),
-            pair("", " third")
-        ]);
+        assert_eq!(
+            data(": test stream\n\ndata: first event\nid: 1\n\ndata:second\nid\n\ndata:  third"),
+            [pair("", "first event"), pair("", "second"), pair("", " third")]
+        );
         assert_eq!(data("data\n\ndata\ndata\n\ndata:"), [pair("", "\n")]);
-        assert_eq!(data("event: add\ndata: 1\n\nevent: a\nevent: b\nretry: 3\ndata: 2\n\n"), [
-            pair("add", "1"),
-            pair("b", "2")
-        ]);
+        assert_eq!(
+            data("event: add\ndata: 1\n\nevent: a\nevent: b\nretry: 3\ndata: 2\n\n"),
+            [pair("add", "1"), pair("b", "2")]
+        );
     }
 
     #[test]

@@ -5,6 +5,8 @@
 //! cannot be read could hide a tool call, and ends the stream. Start at [`Watch::feed`]; for an answer that
 //! comes in one piece see [`whole`].
 
+#![expect(clippy::result_large_err, reason = "a refusal ends a call or a stream: it is made and moved once")]
+
 mod calls;
 mod chat;
 mod ending;
@@ -249,6 +251,9 @@ impl Watch {
 
     /// Reads an event, judges the calls that it completes, and gives out whatever need not wait.
     fn pass(&mut self, event: Event, judge: &mut dyn Judge, out: &mut Vec<Bytes>) -> Result<(), Refusal> {
+        if event.odd {
+            return Err(Unjudgeable::because("the stream has a line that is no field of an event").into());
+        }
         if event.data.is_empty() {
             out.push(event.raw);
             return Ok(());

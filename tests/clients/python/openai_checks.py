@@ -240,8 +240,18 @@ def check_a_used_up_budget_raises_402(place):
     with raises(openai.APIStatusError, "budget_exhausted") as caught:
         chat(place, model)
     same(caught[0].status_code, 402)
-    assert caught[0].response.headers["x-sideguard-reset-at"]
     same(place.attempts(model), 0)
+
+
+@only(governed=True)
+def check_a_spent_budget_says_when_it_has_room_again(place):
+    model = place.model("text").replace("text:", "text:once-")
+    chat(place, model)
+    with raises(openai.APIStatusError, "budget_exhausted") as caught:
+        chat(place, model)
+    same(caught[0].status_code, 402)
+    assert caught[0].response.headers["x-sideguard-reset-at"]
+    same(place.attempts(model), 1)
 
 
 @only(governed=True)

@@ -70,7 +70,7 @@ fn what_cannot_be_evaluated_says_why_without_values() {
 fn what_must_not_run_does_not_compile() {
     let deep = format!("{}1{}", "(".repeat(2000), ")".repeat(2000));
     let long = "1 + ".repeat(1000) + "1 == 1";
-    let ternary = "true ? ".repeat(500) + "true" + &" : true".repeat(500);
+    let ternary = "true ? ".repeat(250) + "true" + &" : true".repeat(250);
     for (text, place) in [
         ("agnet == 'x'", "1:1: `agnet`"),
         ("tool ==", "1:"),
@@ -84,6 +84,6 @@ fn what_must_not_run_does_not_compile() {
         (ternary.as_str(), "brackets"),
     ] {
         let error = holds(text, "{}").expect_err(text);
-        assert!(error.contains(place), "{text}: {error}");
+        assert!(error.contains(place), "{:.80}: {error}", text);
     }
 }

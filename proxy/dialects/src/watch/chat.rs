@@ -103,7 +103,8 @@ impl Chat {
         let mut edits = Vec::new();
         let mut silent = member(root, "usage").is_none();
         for choice in root.get("choices").iter().flat_map(Value::elements) {
-            let state = index_of(choice).ok().and_then(|index| self.choices.get_mut(&index.unwrap_or_default()));
+            let state =
+                index_of(choice).ok().and_then(|index| self.choices.get_mut(&index.unwrap_or_default()));
             let Some(state) = state else { continue };
             let rewritten = member(choice, part).and_then(|part| {
                 let rewritten = state.rewrite(part, &mut pieces, calls)?;
@@ -112,7 +113,9 @@ impl Chat {
             });
             let finish = member(choice, "finish_reason");
             silent &= finish.is_none() && rewritten.is_some_and(|part| part == "{}");
-            let for_calls = |reason: &Value<'_>| matches!(reason.as_str().as_deref(), Some("tool_calls" | "function_call"));
+            let for_calls = |reason: &Value<'_>| {
+                matches!(reason.as_str().as_deref(), Some("tool_calls" | "function_call"))
+            };
             if let Some(reason) = finish.filter(for_calls).filter(|_| state.all_refused(calls)) {
                 edits.push(Edit::replace(reason.span(), r#""stop""#));
             }
@@ -217,7 +220,8 @@ impl Choice {
     }
 
     fn rebuild(&mut self, part: Value<'_>, kept: &[String], drop_function: bool, told: &str) -> String {
-        let here = member(part, "content").is_some_and(|content| content.as_str().is_none_or(|text| !text.is_empty()));
+        let here = member(part, "content")
+            .is_some_and(|content| content.as_str().is_none_or(|text| !text.is_empty()));
         let apart = if !told.is_empty() && (self.spoke || here) { "\n\n" } else { "" };
         self.spoke |= !told.is_empty();
         let change = |member: &json::Member<'_>| match &*member.key() {
@@ -225,9 +229,10 @@ impl Choice {
             "tool_calls" => Change::Drop,
             "function_call" if drop_function => Change::Drop,
             "content" | "refusal" if !told.is_empty() => match member.value.kind() {
-                Kind::String => {
-                    Change::Set(quoted(&format!("{}{apart}{told}", member.value.as_str().unwrap_or_default())))
-                }
+                Kind::String => Change::Set(quoted(&format!(
+                    "{}{apart}{told}",
+                    member.value.as_str().unwrap_or_default()
+                ))),
                 Kind::Array | Kind::Object => Change::Keep,
                 _ => Change::Set(quoted(&format!("{apart}{told}"))),
             },
@@ -285,7 +290,9 @@ impl Pieces<'_> {
 
     fn read_tool(&mut self, slot: Slot, piece: Value<'_>) -> Result<(), Unjudgeable> {
         let (kind, body) = match (member(piece, "function"), member(piece, "custom")) {
-            (Some(_), Some(_)) => return Err(Unjudgeable::because("a tool call is both `function` and `custom`")),
+            (Some(_), Some(_)) => {
+                return Err(Unjudgeable::because("a tool call is both `function` and `custom`"));
+            }
             (None, Some(custom)) => (ToolKind::Custom, Some(custom)),
             (None, None) if text_of(piece, "type") == "custom" => (ToolKind::Custom, None),
             (function, None) => (ToolKind::Function, function),

@@ -53,7 +53,12 @@ impl Messages {
         }
     }
 
-    fn block_event(&mut self, kind: &str, root: Value<'_>, seen: &mut Seen) -> Result<Vec<CallIndex>, Unjudgeable> {
+    fn block_event(
+        &mut self,
+        kind: &str,
+        root: Value<'_>,
+        seen: &mut Seen,
+    ) -> Result<Vec<CallIndex>, Unjudgeable> {
         let index = root.get("index").and_then(|index| index.as_count());
         let index = index.ok_or_else(|| Unjudgeable(format!("`{kind}` has no `index`")))?;
         match kind {
@@ -118,7 +123,11 @@ impl Dialect for Messages {
             (Some(_), "content_block_delta") => {}
             (None, "message_delta") => {
                 let edits: Vec<Edit> = stop_reason(root.get("delta"), calls).into_iter().collect();
-                out.push(if edits.is_empty() { event.raw } else { event.with_data(&edit::apply(&event.data, edits)) });
+                out.push(if edits.is_empty() {
+                    event.raw
+                } else {
+                    event.with_data(&edit::apply(&event.data, edits))
+                });
             }
             _ => out.push(event.raw),
         }
@@ -243,7 +252,8 @@ fn merged(before: Usage, later: Usage) -> Usage {
     let cache_write = later.cache_write.or(before.cache_write);
     let input = uncached(later).or_else(|| uncached(before));
     Usage {
-        input: input.map(|input| input.plus(cached.unwrap_or_default()).plus(cache_write.unwrap_or_default())),
+        input: input
+            .map(|input| input.plus(cached.unwrap_or_default()).plus(cache_write.unwrap_or_default())),
         output: later.output.or(before.output),
         cached,
         cache_write,
@@ -267,9 +277,13 @@ fn stop_reason(of: Option<Value<'_>>, calls: &Calls) -> Option<Edit> {
 
 /// The events that begin and fill a text block; the stop of the block in whose place it stands ends it.
 fn text_block(index: u64, text: &str) -> [Bytes; 2] {
-    let start = format!("{{\"type\":\"content_block_start\",\"index\":{index},\"content_block\":{{\"type\":\"text\",\"text\":\"\"}}}}");
+    let start = format!(
+        "{{\"type\":\"content_block_start\",\"index\":{index},\"content_block\":{{\"type\":\"text\",\"text\":\"\"}}}}"
+    );
     let text = quoted(text);
-    let delta = format!("{{\"type\":\"content_block_delta\",\"index\":{index},\"delta\":{{\"type\":\"text_delta\",\"text\":{text}}}}}");
+    let delta = format!(
+        "{{\"type\":\"content_block_delta\",\"index\":{index},\"delta\":{{\"type\":\"text_delta\",\"text\":{text}}}}}"
+    );
     [("content_block_start", start), ("content_block_delta", delta)]
         .map(|(name, data)| format!("event: {name}\ndata: {data}\n\n").into())
 }

@@ -7,6 +7,7 @@
 mod item;
 
 use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
 
 use bytes::Bytes;
 use sideguard_types::refusal::Refusal;
@@ -43,15 +44,22 @@ struct Streamed {
 
 impl Responses {
     fn added(&mut self, index: u64, item: Option<Value<'_>>, seen: &mut Seen) -> Result<(), Unjudgeable> {
-        if self.items.remove(&index).is_some_and(|item| seen.calls.get(item.call).is_some_and(|call| call.is_open())) {
-            return Err(Unjudgeable::because("an item of the output begins before the one in its place ended"));
+        if self
+            .items
+            .remove(&index)
+            .is_some_and(|item| seen.calls.get(item.call).is_some_and(|call| call.is_open()))
+        {
+            return Err(Unjudgeable::because(
+                "an item of the output begins before the one in its place ended",
+            ));
         }
         let Some(item) = item.and_then(ToolItem::read) else { return Ok(()) };
         let call = seen.calls.open(item.kind)?;
         seen.calls.identify(call, &item.call_id, &item.name)?;
         seen.tally.wrote_text(&item.name);
         // What a provider's own tool is to do is not said before the item's end.
-        let stated = (item.kind != ToolKind::BuiltIn && !item.args.is_empty()).then(|| item.args.into_owned());
+        let stated =
+            (item.kind != ToolKind::BuiltIn && !item.args.is_empty()).then(|| item.args.into_owned());
         self.items.insert(index, Streamed { call, stated });
         Ok(())
     }
@@ -63,23 +71,32 @@ impl Responses {
                 None => Ok(()),
             };
         };
-        if !self.items.contains_key(&index) {
-            let call = seen.calls.open(item.kind)?;
-            self.items.insert(index, Streamed { call, stated: None });
-        }
-        match self.items.get(&index) {
-            Some(streamed) => settle(streamed.call, streamed.stated.as_deref(), &item, seen),
-            None => Ok(()),
-        }
+        let streamed = self.streamed(index, item.kind, seen)?;
+        settle(streamed.call, streamed.stated.as_deref(), &item, seen)
+    }
+
+    /// The call at this place of the output, begun here if no event has.
+    fn streamed(
+        &mut self,
+        index: u64,
+        kind: ToolKind,
+        seen: &mut Seen,
+    ) -> Result<&mut Streamed, Unjudgeable> {
+        Ok(match self.items.entry(index) {
+            Entry::Occupied(known) => known.into_mut(),
+            Entry::Vacant(place) => place.insert(Streamed { call: seen.calls.open(kind)?, stated: None }),
+        })
     }
 
     /// Reads an event that brings a piece of a call's arguments, or all of them.
-    fn arguments(&mut self, of: Arguments, index: u64, root: Value<'_>, seen: &mut Seen) -> Result<(), Unjudgeable> {
-        if !self.items.contains_key(&index) {
-            let call = seen.calls.open(of.kind)?;
-            self.items.insert(index, Streamed { call, stated: None });
-        }
-        let Some(streamed) = self.items.get_mut(&index) else { return Ok(()) };
+    fn arguments(
+        &mut self,
+        of: Arguments,
+        index: u64,
+        root: Value<'_>,
+        seen: &mut Seen,
+    ) -> Result<(), Unjudgeable> {
+        let streamed = self.streamed(index, of.kind, seen)?;
         if !of.whole {
             let piece = text_of(root, "delta");
             seen.tally.wrote_text(&piece);
@@ -118,7 +135,8 @@ impl Responses {
         };
         let Some(call) = seen.calls.get(known) else { return Ok(known) };
         if call.is_open() {
-            let stated = self.items.values().find(|item| item.call == known).and_then(|item| item.stated.as_deref());
+            let stated =
+                self.items.values().find(|item| item.call == known).and_then(|item| item.stated.as_deref());
             settle(known, stated, item, seen)?;
         } else if call.name != item.name || call.args != item.args || call.kind != item.kind {
             return Err(Unjudgeable(format!("the call to `{}` is not the one that was streamed", call.name)));
@@ -129,7 +147,9 @@ impl Responses {
     /// Ends the calls whose items were never ended, where all their arguments are known.
     fn end_items(&mut self, seen: &mut Seen) -> Result<(), Unjudgeable> {
         for Streamed { call, stated } in self.items.values() {
-            if let Some(stated) = stated.as_ref().filter(|_| seen.calls.get(*call).is_some_and(|call| call.is_open())) {
+            if let Some(stated) =
+                stated.as_ref().filter(|_| seen.calls.get(*call).is_some_and(|call| call.is_open()))
+            {
                 seen.calls.settle_args(*call, stated)?;
                 seen.calls.complete(*call);
             }
@@ -215,7 +235,11 @@ impl Dialect for Responses {
         if let Some(sequence) = read.sequence {
             self.next = sequence.saturating_add_signed(self.shift).saturating_add(1);
         }
-        out.push(if edits.is_empty() { event.raw } else { event.with_data(&edit::apply(&event.data, edits)) });
+        out.push(if edits.is_empty() {
+            event.raw
+        } else {
+            event.with_data(&edit::apply(&event.data, edits))
+        });
     }
 
     fn cut(&self, refusal: &Refusal, seen: &Seen, out: &mut Vec<Bytes>) {
@@ -243,7 +267,12 @@ impl Dialect for Responses {
 }
 
 /// Takes in a call's end: its id, name and arguments, which must be those of its pieces.
-fn settle(call: CallIndex, stated: Option<&str>, item: &ToolItem<'_>, seen: &mut Seen) -> Result<(), Unjudgeable> {
+fn settle(
+    call: CallIndex,
+    stated: Option<&str>,
+    item: &ToolItem<'_>,
+    seen: &mut Seen,
+) -> Result<(), Unjudgeable> {
     if seen.calls.get(call).is_some_and(|call| call.kind != item.kind) {
         return Err(Unjudgeable::because("a tool call changes its type"));
     }
@@ -264,7 +293,8 @@ fn edits_of_output(response: Value<'_>, pieces: &[CallIndex], calls: &Calls) -> 
     let output = response.get("output");
     let items = output.iter().flat_map(Value::elements).zip(0_u64..);
     let tools = items.filter(|&(item, _)| ToolItem::read(item).is_some());
-    let refused = tools.zip(pieces).filter_map(|((item, index), &call)| Some((item, index, calls.refusal(call)?)));
+    let refused =
+        tools.zip(pieces).filter_map(|((item, index), &call)| Some((item, index, calls.refusal(call)?)));
     refused.map(|(item, index, text)| Edit::replace(item.span(), refused_item(item, index, text))).collect()
 }
 

@@ -11,7 +11,9 @@ use bytes::Bytes;
 use sideguard_types::refusal::{Code, Refusal};
 use sideguard_types::resource::ToolCallRefusal;
 
-use super::{Answer, Flow, Judge, Options, ProposedCall, Report, StreamEnd, ToolKind, Watch, WholeError, whole};
+use super::{
+    Answer, Flow, Judge, Options, ProposedCall, Report, StreamEnd, ToolKind, Watch, WholeError, whole,
+};
 
 /// What a refused call's agent reads.
 const REFUSED: &str = "not allowed [policy_denied by `p/r`, call c1]";
@@ -91,7 +93,9 @@ fn pass_whole(answer: Answer, body: &str, refused: &[&str]) -> (String, Report) 
 /// The JSON of each event.
 fn events(stream: &str) -> Vec<serde_json::Value> {
     let data = stream.lines().filter_map(|line| line.strip_prefix("data: "));
-    data.filter(|data| *data != "[DONE]").map(|data| serde_json::from_str(data).expect("events are JSON")).collect()
+    data.filter(|data| *data != "[DONE]")
+        .map(|data| serde_json::from_str(data).expect("events are JSON"))
+        .collect()
 }
 
 fn counts(report: &Report) -> [Option<u64>; 5] {

@@ -9,8 +9,13 @@ use super::super::{ToolKind, member, text_of};
 use crate::json::Value;
 
 /// Tools that run at the provider and whose items only tell of it.
-const HOSTED: [&str; 5] =
-    ["web_search_call", "file_search_call", "code_interpreter_call", "image_generation_call", "tool_search_call"];
+const HOSTED: [&str; 5] = [
+    "web_search_call",
+    "file_search_call",
+    "code_interpreter_call",
+    "image_generation_call",
+    "tool_search_call",
+];
 
 /// An item that is a tool call.
 pub(super) struct ToolItem<'v> {
@@ -80,7 +85,8 @@ pub(super) fn refused_events(event: Value<'_>, first: Option<u64>, text: &str) -
     let event = |((name, members), nth): ((&str, String), u64)| {
         let sequence = first.map(|first| format!("\"sequence_number\":{},", first.saturating_add(nth)));
         let sequence = sequence.unwrap_or_default();
-        format!("event: response.{name}\ndata: {{\"type\":\"response.{name}\",{sequence}{members}}}\n\n").into()
+        format!("event: response.{name}\ndata: {{\"type\":\"response.{name}\",{sequence}{members}}}\n\n")
+            .into()
     };
     events.into_iter().zip(0..).map(event).collect()
 }
@@ -92,7 +98,9 @@ fn id(of: &str, index: u64) -> String {
 }
 
 fn message(id: &str, status: &str, content: &str) -> String {
-    format!("{{\"id\":{id},\"type\":\"message\",\"status\":\"{status}\",\"role\":\"assistant\",\"content\":[{content}]}}")
+    format!(
+        "{{\"id\":{id},\"type\":\"message\",\"status\":\"{status}\",\"role\":\"assistant\",\"content\":[{content}]}}"
+    )
 }
 
 fn part(text: &str) -> String {

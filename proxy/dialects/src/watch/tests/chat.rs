@@ -1,5 +1,7 @@
 use super::transcripts::{CHAT_MIXED, CHAT_ONE, CHAT_TEXT, CHAT_TWO, chat, chat_chunk, chat_chunk_with};
-use super::{Answer, Flow, REFUSED, StreamEnd, ToolKind, calls, counts, events, options, pass, pass_whole, run};
+use super::{
+    Answer, Flow, REFUSED, StreamEnd, ToolKind, calls, counts, events, options, pass, pass_whole, run,
+};
 
 fn asked(name: &str, id: &str, args: &str, kind: ToolKind) -> (String, String, String, ToolKind) {
     (id.to_owned(), name.to_owned(), args.to_owned(), kind)
@@ -10,10 +12,13 @@ fn each_call_is_judged_once_with_all_of_its_arguments() {
     let one = pass(Answer::Chat, &chat(&CHAT_ONE, "tool_calls"), &[]);
     assert_eq!(one.asked, [asked("search", "call_a", r#"{"q":"cats"}"#, ToolKind::Function)]);
     let mixed = pass(Answer::Chat, &chat(&CHAT_MIXED, "tool_calls"), &[]);
-    assert_eq!(mixed.asked, [
-        asked("search", "call_a", r#"{"q":"cats"}"#, ToolKind::Function),
-        asked("delete", "call_b", "rm /etc", ToolKind::Custom)
-    ]);
+    assert_eq!(
+        mixed.asked,
+        [
+            asked("search", "call_a", r#"{"q":"cats"}"#, ToolKind::Function),
+            asked("delete", "call_b", "rm /etc", ToolKind::Custom)
+        ]
+    );
     assert_eq!((one.report.model.as_deref(), one.report.complete), (Some("gpt-5"), true));
 }
 
@@ -36,7 +41,8 @@ fn the_second_of_two_refused_leaves_the_first_byte_for_byte() {
 fn the_first_of_two_refused_moves_the_second_to_its_index() {
     let outcome = pass(Answer::Chat, &chat(&CHAT_TWO, "tool_calls"), &["search"]);
     let told = format!(r#"{{"content":"\n\n{REFUSED}","refusal":"\n\n{REFUSED}"}}"#);
-    let moved: Vec<String> = CHAT_TWO[4..].iter().map(|d| d.replace(r#""index":1"#, r#""index":0"#)).collect();
+    let moved: Vec<String> =
+        CHAT_TWO[4..].iter().map(|d| d.replace(r#""index":1"#, r#""index":0"#)).collect();
     let moved: Vec<&str> = moved.iter().map(String::as_str).collect();
     assert_eq!(outcome.out, chat(&[&CHAT_TWO[..1], &[&told], &moved[..]].concat(), "tool_calls"));
 }
@@ -52,7 +58,10 @@ fn calls_and_text_in_one_event_are_told_apart() {
     assert!(outcome.out.contains(r#""finish_reason":"stop""#));
     let one = pass(Answer::Chat, &chat(&CHAT_MIXED, "tool_calls"), &["search"]);
     let left = &events(&one.out)[0]["choices"][0]["delta"]["tool_calls"];
-    assert_eq!(left.to_string(), r#"[{"custom":{"input":"rm /etc","name":"delete"},"id":"call_b","index":0,"type":"custom"}]"#);
+    assert_eq!(
+        left.to_string(),
+        r#"[{"custom":{"input":"rm /etc","name":"delete"},"id":"call_b","index":0,"type":"custom"}]"#
+    );
 }
 
 #[test]
@@ -72,8 +81,11 @@ fn the_older_form_of_calls_is_judged_as_well() {
 fn parallel_calls_in_turns_or_all_at_index_zero_are_kept_apart() {
     let pieces = |b: u64| {
         [
-            r#"{"tool_calls":[{"index":0,"id":"a","function":{"name":"search","arguments":"{\"q\":"}}]}"#.to_owned(),
-            format!(r#"{{"tool_calls":[{{"index":{b},"id":"b","function":{{"name":"delete","arguments":"{{}}"}}}}]}}"#),
+            r#"{"tool_calls":[{"index":0,"id":"a","function":{"name":"search","arguments":"{\"q\":"}}]}"#
+                .to_owned(),
+            format!(
+                r#"{{"tool_calls":[{{"index":{b},"id":"b","function":{{"name":"delete","arguments":"{{}}"}}}}]}}"#
+            ),
             r#"{"tool_calls":[{"index":0,"id":"a","function":{"arguments":"1}"}}]}"#.to_owned(),
         ]
     };
@@ -101,7 +113,11 @@ fn what_could_be_read_in_two_ways_ends_the_stream() {
     ] {
         let outcome = pass(Answer::Chat, &chat(&[&first, &second], "tool_calls"), &[]);
         assert_eq!(outcome.flow, Flow::End, "{second}");
-        assert!(outcome.out.starts_with(r#"data: {"error":"#) && outcome.out.contains("unjudgeable"), "{}", outcome.out);
+        assert!(
+            outcome.out.starts_with(r#"data: {"error":"#) && outcome.out.contains("unjudgeable"),
+            "{}",
+            outcome.out
+        );
         assert_eq!(outcome.asked, [], "{second}");
     }
 }
@@ -116,23 +132,38 @@ fn more_of_a_call_after_its_choice_is_finished_ends_the_stream() {
 
 #[test]
 fn usage_is_read_in_every_shape_and_absent_is_not_zero() {
-    let usage = |input: u64, output: u64| format!(r#"{{"prompt_tokens":{input},"completion_tokens":{output}}}"#);
-    let choice = |finish: &str| format!(r#"{{"index":0,"delta":{{"content":"a"}},"finish_reason":{finish}}}"#);
+    let usage =
+        |input: u64, output: u64| format!(r#"{{"prompt_tokens":{input},"completion_tokens":{output}}}"#);
+    let choice =
+        |finish: &str| format!(r#"{{"index":0,"delta":{{"content":"a"}},"finish_reason":{finish}}}"#);
     let (going, stopped) = (choice("null"), choice(r#""stop""#));
     let done = "data: [DONE]\n\n";
     let table = [
         ("missing", chat_chunk(&stopped), [None; 5]),
-        ("alone", chat_chunk(&stopped) + &chat_chunk_with("", &usage(5, 7)) + done, [Some(5), Some(7), None, None, None]),
-        ("with choices", chat_chunk_with(&stopped, &usage(5, 7)) + done, [Some(5), Some(7), None, None, None]),
+        (
+            "alone",
+            chat_chunk(&stopped) + &chat_chunk_with("", &usage(5, 7)) + done,
+            [Some(5), Some(7), None, None, None],
+        ),
+        (
+            "with choices",
+            chat_chunk_with(&stopped, &usage(5, 7)) + done,
+            [Some(5), Some(7), None, None, None],
+        ),
         ("zero", chat_chunk_with(&stopped, &usage(0, 0)) + done, [Some(0), Some(0), None, None, None]),
         (
             "on every chunk",
-            chat_chunk_with(&going, &usage(5, 1)) + &chat_chunk_with(&stopped, &usage(5, 2)) + &chat_chunk(""),
+            chat_chunk_with(&going, &usage(5, 1))
+                + &chat_chunk_with(&stopped, &usage(5, 2))
+                + &chat_chunk(""),
             [Some(5), Some(2), None, None, None],
         ),
         (
             "in a choice",
-            chat_chunk(&format!(r#"{{"index":0,"delta":{{}},"finish_reason":"stop","usage":{}}}"#, usage(3, 4))),
+            chat_chunk(&format!(
+                r#"{{"index":0,"delta":{{}},"finish_reason":"stop","usage":{}}}"#,
+                usage(3, 4)
+            )),
             [Some(3), Some(4), None, None, None],
         ),
     ];

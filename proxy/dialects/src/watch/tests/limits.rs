@@ -8,7 +8,11 @@ use super::{Answer, Flow, Names, Options, StreamEnd, Watch, WholeError, events, 
 
 fn begun() -> [(Answer, String); 3] {
     let chat = chat(&CHAT_TEXT, "stop").split_inclusive("\n\n").take(2).collect();
-    [(Answer::Chat, chat), (Answer::Responses, named(&RESPONSE_TWO[..3])), (Answer::Messages, named(&MESSAGE_TWO[..4]))]
+    [
+        (Answer::Chat, chat),
+        (Answer::Responses, named(&RESPONSE_TWO[..3])),
+        (Answer::Messages, named(&MESSAGE_TWO[..4])),
+    ]
 }
 
 #[test]
@@ -46,16 +50,24 @@ fn a_cut_stream_ends_with_its_dialects_error_and_nothing_more() {
         let text = "the budget is used up [budget_exhausted by `budget/day`]";
         assert_eq!(error["message"], text, "{answer:?}");
         match answer {
-            Answer::Chat => assert_eq!((&error["code"], &error["type"]), (&"budget_exhausted".into(), &"insufficient_quota".into())),
+            Answer::Chat => assert_eq!(
+                (&error["code"], &error["type"]),
+                (&"budget_exhausted".into(), &"insufficient_quota".into())
+            ),
             Answer::Messages => {
                 assert!(ending.starts_with("event: error\n"));
                 assert_eq!((&events[0]["type"], &error["type"]), (&"error".into(), &"billing_error".into()));
                 assert_eq!(error["details"]["error_code"], "budget_exhausted");
             }
             Answer::Responses => {
-                assert!(ending.starts_with("event: response.failed\n") && ending.contains("\n\nevent: error\n"));
+                assert!(
+                    ending.starts_with("event: response.failed\n") && ending.contains("\n\nevent: error\n")
+                );
                 assert_eq!(events[0]["response"]["error"]["code"], "budget_exhausted");
-                assert_eq!((&events[1]["code"], &error["code"]), (&"budget_exhausted".into(), &"budget_exhausted".into()));
+                assert_eq!(
+                    (&events[1]["code"], &error["code"]),
+                    (&"budget_exhausted".into(), &"budget_exhausted".into())
+                );
                 assert_eq!(events[1]["message"], text);
             }
         }
@@ -96,7 +108,9 @@ fn an_event_without_its_blank_line_is_judged_all_the_same() {
     assert!(!pass(Answer::Chat, stream, &["search"]).out.contains("cats"));
     let cut = stream.strip_suffix('}').unwrap();
     let outcome = pass(Answer::Chat, cut, &[]);
-    assert!(outcome.flow == Flow::End && outcome.out.contains("unjudgeable") && !outcome.out.contains("cats"));
+    assert!(
+        outcome.flow == Flow::End && outcome.out.contains("unjudgeable") && !outcome.out.contains("cats")
+    );
 }
 
 #[test]
@@ -104,10 +118,21 @@ fn what_is_no_json_object_ends_the_stream_and_comments_do_not() {
     for (answer, stream) in begun() {
         let commented = format!(": keep-alive\n\n{stream}:\n\nid: 4\n\nretry: 10\n\n");
         assert_eq!(pass(answer, &commented, &[]).out, commented);
-        for bad in ["data: {\"a\":1,\"a\":2}\n\n", "data: ping\n\n", "data: [1]\n\n", "data: {} {}\n\n", "data: {\"a\":\"\\ud800\"}\n\n"] {
+        for bad in [
+            "data: {\"a\":1,\"a\":2}\n\n",
+            "data: ping\n\n",
+            "data: [1]\n\n",
+            "data: {} {}\n\n",
+            "data: {\"a\":\"\\ud800\"}\n\n",
+            " data: {}\n\n",
+            "Data: {}\n\n",
+        ] {
             let outcome = pass(answer, &format!("{stream}{bad}{stream}"), &[]);
             let ending = outcome.out.strip_prefix(&stream).unwrap();
-            assert!(outcome.flow == Flow::End && ending.contains("unjudgeable") && !ending.contains(bad), "{bad}");
+            assert!(
+                outcome.flow == Flow::End && ending.contains("unjudgeable") && !ending.contains(bad),
+                "{bad}"
+            );
         }
     }
 }

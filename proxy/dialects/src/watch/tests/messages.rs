@@ -3,8 +3,12 @@ use super::{Answer, Flow, REFUSED, ToolKind, calls, counts, pass, pass_whole};
 
 fn text_block(index: u64, text: &str) -> [String; 2] {
     [
-        format!(r#"{{"type":"content_block_start","index":{index},"content_block":{{"type":"text","text":""}}}}"#),
-        format!(r#"{{"type":"content_block_delta","index":{index},"delta":{{"type":"text_delta","text":"{text}"}}}}"#),
+        format!(
+            r#"{{"type":"content_block_start","index":{index},"content_block":{{"type":"text","text":""}}}}"#
+        ),
+        format!(
+            r#"{{"type":"content_block_delta","index":{index},"delta":{{"type":"text_delta","text":"{text}"}}}}"#
+        ),
     ]
 }
 
@@ -12,7 +16,10 @@ fn text_block(index: u64, text: &str) -> [String; 2] {
 fn each_block_is_judged_once_and_usage_is_cumulative() {
     let outcome = pass(Answer::Messages, &named(&MESSAGE_TWO), &[]);
     let asked: Vec<_> = outcome.asked.iter().map(|(id, name, args, _)| [id.as_str(), name, args]).collect();
-    assert_eq!(asked, [["toolu_a", "search", r#"{"q":"cats"}"#], ["toolu_b", "delete", r#"{"path":"/etc"}"#]]);
+    assert_eq!(
+        asked,
+        [["toolu_a", "search", r#"{"q":"cats"}"#], ["toolu_b", "delete", r#"{"path":"/etc"}"#]]
+    );
     assert_eq!(counts(&outcome.report), [Some(3210), Some(89), Some(3000), Some(200), None]);
     assert_eq!((outcome.report.complete, outcome.report.model.as_deref()), (true, Some("claude-5")));
 }
@@ -31,7 +38,8 @@ fn with_all_refused_the_turn_ends() {
     let outcome = pass(Answer::Messages, &named(&MESSAGE_TWO), &["search", "delete"]);
     let ([start1, delta1], [start2, delta2]) = (text_block(1, REFUSED), text_block(2, REFUSED));
     let ended = MESSAGE_TWO[12].replace(r#""tool_use""#, r#""end_turn""#);
-    let calls = [&start1, &delta1, MESSAGE_TWO[9], &start2, &delta2, MESSAGE_TWO[11], &ended, MESSAGE_TWO[13]];
+    let calls =
+        [&start1, &delta1, MESSAGE_TWO[9], &start2, &delta2, MESSAGE_TWO[11], &ended, MESSAGE_TWO[13]];
     assert_eq!(outcome.out, named(&[&MESSAGE_TWO[..5], &calls].concat()));
 }
 
@@ -57,13 +65,18 @@ fn a_ping_overtakes_a_held_block() {
 
 #[test]
 fn input_after_its_end_or_beside_a_whole_one_ends_the_stream() {
-    let late = r#"{"type":"content_block_delta","index":2,"delta":{"type":"input_json_delta","partial_json":"{}"}}"#;
+    let late =
+        r#"{"type":"content_block_delta","index":2,"delta":{"type":"input_json_delta","partial_json":"{}"}}"#;
     for at in [11, 12] {
         let mut stream = MESSAGE_TWO.to_vec();
         stream.insert(at, late);
         let outcome = pass(Answer::Messages, &named(&stream), &[]);
         assert_eq!(outcome.flow, Flow::End, "{at}");
-        assert!(outcome.out.ends_with("\n\n") && outcome.out.contains("event: error\ndata: {"), "{}", outcome.out);
+        assert!(
+            outcome.out.ends_with("\n\n") && outcome.out.contains("event: error\ndata: {"),
+            "{}",
+            outcome.out
+        );
     }
     let mut twice = MESSAGE_TWO.to_vec();
     twice.insert(10, MESSAGE_TWO[5]);
@@ -94,7 +107,8 @@ fn a_refused_hosted_call_hides_its_result_and_a_server_tool_is_only_reported() {
     assert_eq!(calls(&refused.report), [("web_search", false), ("mail", true)]);
     assert!(!refused.out.contains("sent") && refused.out.contains(REFUSED));
     assert!(refused.out.contains(r#""text":"The result of a refused tool call is not shown.""#));
-    let (whole, _) = pass_whole(Answer::Messages, &format!(r#"{{"content":[{}]}}"#, blocks.join(",")), &["mail"]);
+    let (whole, _) =
+        pass_whole(Answer::Messages, &format!(r#"{{"content":[{}]}}"#, blocks.join(",")), &["mail"]);
     assert!(!whole.contains("sent") && whole.contains("web_search") && whole.contains(REFUSED));
 }
 

@@ -92,8 +92,9 @@ proptest! {
         cuts.sort_unstable();
         let chunks: Vec<&[u8]> = cuts.windows(2).map(|cut| &stream[cut[0]..cut[1]]).collect();
         prop_assert_eq!(&run(&options, &chunks, end, refused), &expected);
+        let seen: Vec<&str> = expected.out.split(['\r', '\n']).filter(|line| !line.starts_with(':')).collect();
         for secret in refused.iter().flat_map(|name| if *name == "search" { ["cats"] } else { ["/etc"] }) {
-            prop_assert!(!expected.out.contains(secret), "{}", expected.out);
+            prop_assert!(seen.iter().all(|line| !line.contains(secret)), "{}", expected.out);
         }
     }
 

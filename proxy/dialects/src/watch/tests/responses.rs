@@ -28,14 +28,17 @@ fn a_refused_item_becomes_a_refusal_in_its_place() {
     assert!(outcome.out.starts_with(&named(&RESPONSE_TWO[..4])));
     let events = events(&outcome.out);
     let kinds: Vec<&str> = events[4..10].iter().map(|event| event["type"].as_str().unwrap()).collect();
-    assert_eq!(kinds, [
-        "response.output_item.added",
-        "response.content_part.added",
-        "response.refusal.delta",
-        "response.refusal.done",
-        "response.content_part.done",
-        "response.output_item.done"
-    ]);
+    assert_eq!(
+        kinds,
+        [
+            "response.output_item.added",
+            "response.content_part.added",
+            "response.refusal.delta",
+            "response.refusal.done",
+            "response.content_part.done",
+            "response.output_item.done"
+        ]
+    );
     let numbers: Vec<u64> = events.iter().map(|event| event["sequence_number"].as_u64().unwrap()).collect();
     assert_eq!(numbers, (0..15).collect::<Vec<u64>>());
     assert_eq!(events[9]["item"], message("msg_refused_fc_1"));
@@ -67,7 +70,9 @@ fn a_call_that_only_the_last_event_holds_is_judged_there() {
 
 #[test]
 fn a_last_event_that_contradicts_what_was_judged_ends_the_stream() {
-    for (from, to) in [(r#"{\"path\":\"/etc\"}"#, r#"{\"path\":\"/\"}"#), (r#""name":"delete""#, r#""name":"erase""#)] {
+    for (from, to) in
+        [(r#"{\"path\":\"/etc\"}"#, r#"{\"path\":\"/\"}"#), (r#""name":"delete""#, r#""name":"erase""#)]
+    {
         let last = RESPONSE_TWO[13].replace(from, to);
         let stream = named(&[&RESPONSE_TWO[..13], &[&last]].concat());
         let outcome = pass(Answer::Responses, &stream, &[]);
@@ -103,12 +108,19 @@ fn custom_built_in_and_hosted_calls_are_judged_and_other_items_pass() {
     };
     let stream: String = items.iter().enumerate().map(event).collect();
     let outcome = pass(Answer::Responses, &stream, &["mail"]);
-    let asked: Vec<_> = outcome.asked.iter().map(|(id, name, args, kind)| (id.as_str(), name.as_str(), args.as_str(), *kind)).collect();
-    assert_eq!(asked, [
-        ("c", "patch", "*** x", ToolKind::Custom),
-        ("l", "local_shell", r#"{"type":"exec","command":["ls"]}"#, ToolKind::BuiltIn),
-        ("mcp", "mail", "{}", ToolKind::Mcp)
-    ]);
+    let asked: Vec<_> = outcome
+        .asked
+        .iter()
+        .map(|(id, name, args, kind)| (id.as_str(), name.as_str(), args.as_str(), *kind))
+        .collect();
+    assert_eq!(
+        asked,
+        [
+            ("c", "patch", "*** x", ToolKind::Custom),
+            ("l", "local_shell", r#"{"type":"exec","command":["ls"]}"#, ToolKind::BuiltIn),
+            ("mcp", "mail", "{}", ToolKind::Mcp)
+        ]
+    );
     assert!(!outcome.out.contains("sent") && outcome.out.contains("web_search_call"));
     let added = &events(&outcome.out)[2];
     assert_eq!((&added["item"]["id"], added.get("sequence_number")), (&json!("msg_refused_mcp"), None));
@@ -122,7 +134,10 @@ fn an_item_that_never_ends_is_not_given_out() {
     let ending = events(&outcome.out).split_off(4);
     assert_eq!(ending[0]["response"]["id"], "resp_1");
     assert_eq!((&ending[0]["sequence_number"], &ending[1]["sequence_number"]), (&json!(4), &json!(5)));
-    assert_eq!((&ending[1]["code"], &ending[1]["error"]["code"]), (&json!("unjudgeable"), &json!("unjudgeable")));
+    assert_eq!(
+        (&ending[1]["code"], &ending[1]["error"]["code"]),
+        (&json!("unjudgeable"), &json!("unjudgeable"))
+    );
     let mut ended = RESPONSE_TWO[..8].to_vec();
     ended.push(RESPONSE_TWO[13]);
     assert_eq!(pass(Answer::Responses, &named(&ended), &[]).out, named(&ended), "the last event ends it");
@@ -130,7 +145,8 @@ fn an_item_that_never_ends_is_not_given_out() {
 
 #[test]
 fn an_event_whose_name_is_not_its_type_ends_the_stream() {
-    let stream = named(&[RESPONSE_CREATED]).replace("event: response.created", "event: response.output_text.delta");
+    let stream =
+        named(&[RESPONSE_CREATED]).replace("event: response.created", "event: response.output_text.delta");
     assert_eq!(pass(Answer::Responses, &stream, &[]).flow, Flow::End);
 }
 

@@ -4,9 +4,13 @@ use super::Answer;
 
 /// A chat stream of these deltas for choice 0, then `finish_reason` and `[DONE]`.
 pub(super) fn chat(deltas: &[&str], finish_reason: &str) -> String {
-    let delta = |delta: &&str| chat_chunk(&format!(r#"{{"index":0,"delta":{delta},"logprobs":null,"finish_reason":null}}"#));
+    let delta = |delta: &&str| {
+        chat_chunk(&format!(r#"{{"index":0,"delta":{delta},"logprobs":null,"finish_reason":null}}"#))
+    };
     let deltas: String = deltas.iter().map(delta).collect();
-    let finish = chat_chunk(&format!(r#"{{"index":0,"delta":{{}},"logprobs":null,"finish_reason":"{finish_reason}"}}"#));
+    let finish = chat_chunk(&format!(
+        r#"{{"index":0,"delta":{{}},"logprobs":null,"finish_reason":"{finish_reason}"}}"#
+    ));
     format!("{deltas}{finish}data: [DONE]\n\n")
 }
 
@@ -21,8 +25,11 @@ pub(super) fn chat_chunk_with(choices: &str, usage: &str) -> String {
     )
 }
 
-pub(super) const CHAT_TEXT: [&str; 3] =
-    [r#"{"role":"assistant","content":"","refusal":null}"#, r#"{"content":"Hello"}"#, r#"{"content":" \u4e16 \"all\""}"#];
+pub(super) const CHAT_TEXT: [&str; 3] = [
+    r#"{"role":"assistant","content":"","refusal":null}"#,
+    r#"{"content":"Hello"}"#,
+    r#"{"content":" \u4e16 \"all\""}"#,
+];
 
 pub(super) const CHAT_ONE: [&str; 4] = [
     r#"{"role":"assistant","content":null}"#,
@@ -102,7 +109,11 @@ pub(super) fn all() -> Vec<(&'static str, Answer, String)> {
     vec![
         ("chat text", Answer::Chat, chat(&CHAT_TEXT, "stop")),
         ("chat text, usage", Answer::Chat, with_usage),
-        ("chat text, CRLF", Answer::Chat, format!(": hi\n\n{}", chat(&CHAT_TEXT, "stop")).replace('\n', "\r\n")),
+        (
+            "chat text, CRLF",
+            Answer::Chat,
+            format!(": hi\n\n{}", chat(&CHAT_TEXT, "stop")).replace('\n', "\r\n"),
+        ),
         ("chat one call", Answer::Chat, chat(&CHAT_ONE, "tool_calls")),
         ("chat two calls", Answer::Chat, chat(&CHAT_TWO, "tool_calls")),
         ("chat two calls, CR", Answer::Chat, chat(&CHAT_TWO, "tool_calls").replace('\n', "\r")),

@@ -1,0 +1,63 @@
+//! Every file of cases under `policies/` holds, and the shipped bundles load without a warning.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use sideguard_policy::source::{Source, load};
+use sideguard_policy::{cases, compile, lint};
+
+fn files(folder: &str) -> Vec<Source> {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("..").join(folder);
+    let mut paths: Vec<PathBuf> = fs::read_dir(&folder)
+        .expect("the folder is there")
+        .map(|entry| entry.expect("a readable entry").path())
+        .filter(|path| path.extension().is_some_and(|extension| extension == "yaml"))
+        .collect();
+    paths.sort();
+    paths.iter().map(|path| source(path)).collect()
+}
+
+fn source(path: &Path) -> Source {
+    Source::new(path.to_string_lossy(), fs::read_to_string(path).expect("a readable file"))
+}
+
+fn beside(name: &str, from: &Source) -> Option<Source> {
+    let path = Path::new(&from.name).parent()?.join(name);
+    path.exists().then(|| source(&path))
+}
+
+#[test]
+fn every_case_comes_out_as_expected() {
+    for (folder, least) in [("cases", 100), ("bundles/cases", 15)] {
+        let report = cases::run(&files(folder), &beside);
+        assert!(report.is_success(), "{report}");
+        assert!(report.passed >= least, "only {} cases in `{folder}`", report.passed);
+    }
+}
+
+#[test]
+fn a_case_that_does_not_hold_is_told_with_its_line_and_the_story() {
+    let text = "policies: [safety.yaml]\ncases:\n  - name: wishful\n    call: {server: db, tool: drop_table}\n    expect: {decision: allow}\n";
+    let open = |_: &str, _: &Source| files("bundles").into_iter().find(|source| source.name.ends_with("safety.yaml"));
+    let report = cases::run(&[Source::new("wish.yaml", text)], &open);
+    let failure = report.failures.first().expect("the case fails");
+    assert_eq!((failure.file.as_str(), failure.line), ("wish.yaml", 3));
+    assert!(failure.message.contains("decision `allow` was expected, but came `deny`"), "{}", failure.message);
+    assert!(failure.explanation.contains("deny by `safety/block-destructive`"), "{}", failure.explanation);
+}
+
+#[test]
+fn a_policy_that_cannot_be_read_is_a_finding() {
+    let report = cases::run(&[Source::new("c.yaml", "policies: [nowhere.yaml]\ncases: []\n")], &|_, _| None);
+    assert!(!report.is_success());
+    assert_eq!(report.findings.len(), 1);
+}
+
+#[test]
+fn the_starter_has_no_findings() {
+    let bundles = files("bundles");
+    let starter: Vec<Source> = bundles.into_iter().filter(|source| source.name.ends_with("starter.yaml")).collect();
+    let loaded = load(&starter);
+    let set = compile(&loaded).expect("it compiles");
+    assert_eq!(lint::lint(&loaded, &set), []);
+}
