@@ -49,7 +49,7 @@ pub enum PolicyError {
     Budget(String),
 }
 
-/// Policy texts from files and directories (`*.yaml`, `*.yml`, in order of name, with subdirectories).
+/// Policy texts from files and directories (`*.yaml`, `*.yml`, in order of name, with subdirectories other than `cases`).
 ///
 /// # Errors
 /// When one of them cannot be read.
@@ -112,8 +112,9 @@ fn walk(path: &Path, named: bool, files: &mut Vec<PathBuf>) -> Result<(), Policy
     let mut entries = fs::read_dir(path).map_err(failed)?.collect::<Result<Vec<_>, _>>().map_err(failed)?;
     entries.sort_by_key(fs::DirEntry::file_name);
     for entry in entries {
-        // Hidden entries are another program's, such as the links of a mounted ConfigMap.
-        if !entry.file_name().to_string_lossy().starts_with('.') {
+        // Hidden entries are another program's, such as the links of a mounted ConfigMap; `cases` are tests of policies.
+        let name = entry.file_name();
+        if !name.to_string_lossy().starts_with('.') && name != "cases" {
             walk(&entry.path(), false, files)?;
         }
     }

@@ -2,6 +2,7 @@
 //! line in a row. Keys keep their order, texts their quotes, and every comment stays. What comes out is read again
 //! and must say the same.
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 
 use crate::source::{Finding, Page, Source};
@@ -106,6 +107,7 @@ impl Layout {
                 usize::try_from(signed(old).saturating_add(shift)).unwrap_or(0)
             };
             let body = if exact { body } else { body.trim_end() };
+            let body = if self.begins.contains_key(&number) { dashes(body) } else { Cow::Borrowed(body) };
             if body.is_empty() && !exact {
                 if !blank {
                     out.push('\n');
@@ -117,7 +119,7 @@ impl Layout {
             if !body.is_empty() {
                 out.extend(std::iter::repeat_n(' ', new));
             }
-            out.push_str(body);
+            out.push_str(&body);
             out.push('\n');
         }
         finish(out)
@@ -129,6 +131,17 @@ impl Layout {
         let (index, _) = after.into_iter().find(|(_, line)| !line.trim().is_empty() && !line.trim_start().starts_with('#'))?;
         self.begins.get(&index.saturating_add(1)).copied()
     }
+}
+
+/// One space after each `-` at the beginning of a line: what the item holds stands two columns further in.
+fn dashes(body: &str) -> Cow<'_, str> {
+    let mut rest = body;
+    let mut out = String::new();
+    while let Some(after) = rest.strip_prefix("- ") {
+        out.push_str("- ");
+        rest = after.trim_start_matches(' ');
+    }
+    if out.is_empty() { Cow::Borrowed(body) } else { Cow::Owned(out + rest) }
 }
 
 fn signed(width: usize) -> isize {

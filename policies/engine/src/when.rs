@@ -52,7 +52,7 @@ impl When {
             Some(error) => BadExpression {
                 line: usize::try_from(error.pos.0).unwrap_or(1).max(1),
                 column: usize::try_from(error.pos.1).unwrap_or(1).max(1),
-                message: error.msg.replace('\'', "`"),
+                message: syntax(&error.msg),
                 hint: None,
             },
             None => bad("not a valid expression".to_owned()),
@@ -86,14 +86,16 @@ impl When {
         }
     }
 
-    /// Names of the variables that it reads.
-    pub(crate) fn text(&self) -> &str {
-        &self.text
-    }
-
     fn failed(&self, why: &str) -> String {
         format!("the expression `{}` cannot be evaluated: {why}", self.text)
     }
+}
+
+/// The parser's message without its list of everything that could stand there.
+fn syntax(message: &str) -> String {
+    let message = message.trim_start_matches("Syntax error: ").replace('\'', "`");
+    let short = message.split(" expecting ").next().unwrap_or_default();
+    if short.contains("`<EOF>`") { "the expression ends too early".to_owned() } else { short.to_owned() }
 }
 
 impl fmt::Debug for When {

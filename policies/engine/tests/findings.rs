@@ -37,7 +37,7 @@ golden! {
     hosts_and_delegation: "version: v1\nrules:\n  - {id: a, match: {hosts: [\"https://x.example/\", \"x:443\"], delegation: {}}, decision: deny}\n";
     budgets: "apiVersion: sideguard.dev/v1\nkind: Budget\nmetadata: {name: b}\nspec:\n  limits:\n    - {unit: usd, amount: 1.2345678}\n    - {unit: tokens, amount: 1.5, window: 1s}\n    - {unit: concurrency, amount: 3, window: day}\n    - {unit: dollars, amount: 3}\n";
     agents_and_upstreams: "apiVersion: sideguard.dev/v1\nkind: Agent\nmetadata: {name: a}\nspec: {capabilities: [\"raed:job.*\"], keys: [{sha256: abc}]}\n---\napiVersion: sideguard.dev/v1\nkind: Upstream\nmetadata: {name: u}\nspec: {baseUrl: \"ftp://x\", dialect: opnai}\n";
-    the_same_name_twice: "version: v1\nrules: []\n---\napiVersion: sideguard.dev/v1\nkind: Policy\nmetadata: {name: the_same_name_twice}\nspec: {}\n";
+    the_same_name_twice: "version: v1\nrules: []\n---\napiVersion: sideguard.dev/v1\nkind: Policy\nmetadata: {name: the-same-name-twice}\nspec: {}\n";
     nothing_known: "just: a map\n";
 }
 

@@ -202,7 +202,7 @@ proptest! {
         let set = set(&[]);
         let class = set.classifier().tool(&server, &tool, Some(args.as_bytes()), Default::default());
         prop_assert!(class.topic.starts_with("job."));
-        set.classifier().http(&server, &tool, &args);
-        set.classifier().model(&server, &tool);
+        let _ = set.classifier().http(&server, &tool, &args);
+        let _ = set.classifier().model(&server, &tool);
     }
 }

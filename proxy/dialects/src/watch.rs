@@ -9,6 +9,7 @@
 
 mod calls;
 mod chat;
+mod dialect;
 mod ending;
 mod messages;
 mod rebuild;
@@ -18,7 +19,6 @@ mod tally;
 mod tests;
 mod whole;
 
-use std::borrow::Cow;
 use std::collections::VecDeque;
 
 use bytes::Bytes;
@@ -27,12 +27,10 @@ use sideguard_types::resource::ToolCallRefusal;
 use sideguard_types::units::Tokens;
 use sideguard_types::usage::Usage;
 
-use crate::edit::Edit;
-use crate::json::{self, Value};
+use crate::json;
 use crate::sse::{Event, Splitter};
 
-use calls::{CallIndex, Calls};
-use tally::Tally;
+use dialect::{Dialect, Held, Read, Seen, Unjudgeable, Way, dialect, kind_of, member, text_of};
 
 pub use whole::{WholeError, whole};
 
@@ -143,6 +141,35 @@ pub struct ToolCall {
 }
 
 /// The watch over one streamed answer.
+///
+/// ```
+/// use sideguard_dialects::watch::{Answer, Flow, Judge, Options, ProposedCall, StreamEnd, Watch};
+/// use sideguard_types::refusal::{Code, Refusal};
+///
+/// struct NoShell;
+/// impl Judge for NoShell {
+///     fn judge(&mut self, call: &ProposedCall<'_>) -> Result<(), Refusal> {
+///         match call.name {
+///             "shell" => Err(Refusal::new(Code::PolicyDenied, "tools/no-shell", "shells are not allowed")),
+///             _ => Ok(()),
+///         }
+///     }
+/// }
+///
+/// let options = Options {
+///     answer: Answer::Chat,
+///     hide_usage_chunk: false,
+///     refuse: Default::default(),
+///     max_held: 1 << 20,
+///     output_limit: None,
+/// };
+/// let mut watch = Watch::new(options);
+/// let mut out = Vec::new();
+/// let chunk = "data: {\"choices\":[{\"delta\":{\"content\":\"Hi\"},\"finish_reason\":\"stop\"}]}\n\n";
+/// assert_eq!(watch.feed(chunk.into(), &mut NoShell, &mut out), Flow::Go);
+/// assert_eq!(watch.finish(StreamEnd::Clean, &mut NoShell, &mut out), Flow::Go);
+/// assert_eq!((out.concat(), watch.report().complete), (chunk.as_bytes().to_vec(), true));
+/// ```
 pub struct Watch {
     options: Options,
     splitter: Splitter,
@@ -306,128 +333,5 @@ impl Watch {
             self.finished |= held.read.way == Way::Last;
             self.dialect.write(held, &mut self.seen.calls, out);
         }
-    }
-}
-
-/// What was learnt from an answer so far.
-#[derive(Debug, Default)]
-struct Seen {
-    calls: Calls,
-    tally: Tally,
-}
-
-impl Seen {
-    fn report(&self) -> Report {
-        Report {
-            usage: self.tally.usage,
-            complete: self.tally.complete,
-            emitted_text_bytes: self.tally.bytes(),
-            tool_calls: self.calls.report(),
-            model: self.tally.model.clone(),
-        }
-    }
-}
-
-/// An event on its way, and what reading it told.
-struct Held {
-    event: Event,
-    read: Read,
-}
-
-/// What reading an event told.
-struct Read {
-    way: Way,
-    /// The calls that its pieces belong to, in the order in which they stand in it.
-    pieces: Vec<CallIndex>,
-    /// Its sequence number, where the dialect has them.
-    sequence: Option<u64>,
-}
-
-impl Read {
-    fn new(way: Way) -> Self {
-        Self { way, pieces: Vec::new(), sequence: None }
-    }
-}
-
-/// When an event is given out.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Way {
-    /// After all that came before it.
-    InTurn,
-    /// The same, and it is the one that ends the answer.
-    Last,
-    /// At once: a keep-alive.
-    Overtake,
-    /// Never.
-    Hide,
-}
-
-/// The events of one dialect: how they are read, and how they are written when a call was refused.
-trait Dialect {
-    /// Reads the JSON of an event, which has the given name.
-    fn read(&mut self, name: Option<&str>, root: Value<'_>, seen: &mut Seen) -> Result<Read, Unjudgeable>;
-
-    /// Reads `[DONE]`.
-    fn done(&mut self, seen: &mut Seen) -> Read;
-
-    /// Writes an event all of whose calls have been judged: as it came, unless one of them was refused.
-    fn write(&mut self, held: Held, calls: &mut Calls, out: &mut Vec<Bytes>);
-
-    /// Writes the error that makes the dialect's SDKs raise.
-    fn cut(&self, refusal: &Refusal, seen: &Seen, out: &mut Vec<Bytes>);
-
-    /// Reads an answer that is not streamed, up to where its calls are complete. Gives the calls in the order
-    /// in which they stand in it.
-    fn read_whole(&mut self, root: Value<'_>, seen: &mut Seen) -> Result<Vec<CallIndex>, Unjudgeable>;
-
-    /// What has to change in an answer that is not streamed, once its calls have been judged.
-    fn edit_whole(&mut self, root: Value<'_>, pieces: &[CallIndex], calls: &mut Calls) -> Vec<Edit>;
-}
-
-/// The dialect of an answer, streamed or not.
-fn dialect(options: &Options, streamed: bool) -> Box<dyn Dialect + Send> {
-    match options.answer {
-        Answer::Chat => Box::new(chat::Chat::new(streamed, options.hide_usage_chunk)),
-        Answer::Responses => Box::new(responses::Responses::default()),
-        Answer::Messages => Box::new(messages::Messages::default()),
-    }
-}
-
-/// What an event says it is; `type` in its data and its name must not contradict each other, for libraries
-/// look at either.
-fn kind_of<'e>(name: Option<&'e str>, root: Value<'e>) -> Result<Cow<'e, str>, Unjudgeable> {
-    let kind = member(root, "type").and_then(|kind| kind.as_str());
-    match (kind, name) {
-        (Some(kind), Some(name)) if kind != name => {
-            Err(Unjudgeable(format!("an event of the stream is both `{kind}` and `{name}`")))
-        }
-        (Some(kind), _) => Ok(kind),
-        (None, name) => Ok(name.unwrap_or_default().into()),
-    }
-}
-
-/// A member that is there and not `null`.
-fn member<'v>(object: Value<'v>, key: &str) -> Option<Value<'v>> {
-    object.get(key).filter(|value| !value.is_null())
-}
-
-/// The text of a member; empty when it has none.
-fn text_of<'v>(object: Value<'v>, key: &str) -> Cow<'v, str> {
-    object.get(key).and_then(|value| value.as_str()).unwrap_or_default()
-}
-
-/// What came cannot be judged, and why.
-#[derive(Debug)]
-struct Unjudgeable(String);
-
-impl Unjudgeable {
-    fn because(reason: &str) -> Self {
-        Self(reason.to_owned())
-    }
-}
-
-impl From<Unjudgeable> for Refusal {
-    fn from(Unjudgeable(reason): Unjudgeable) -> Self {
-        Self::new(Code::Unjudgeable, "dialect", reason)
     }
 }

@@ -225,10 +225,11 @@ pub(crate) fn load_node(
     if root.get("kind").is_none() {
         return load_safety(page, root, unnamed, findings);
     }
-    if !envelope(page, &root, findings) {
+    let known = envelope(page, &root, findings);
+    let metadata = metadata(page, &mut root, findings);
+    if !known {
         return None;
     }
-    let metadata = metadata(page, &mut root, findings);
     let kind = root.get("kind").and_then(Node::text).unwrap_or_default().to_owned();
     let spec_node = take(&mut root, "spec");
     let Some(mut spec_node) = spec_node else {

@@ -21,20 +21,24 @@ fn fold(word: &str) -> Vec<char> {
     word.chars().filter(|c| !matches!(c, '_' | '-' | '.')).flat_map(char::to_lowercase).collect()
 }
 
-/// Insertions, removals and replacements that lead from `a` to `b` (Levenshtein).
+/// Insertions, removals, replacements and swaps of neighbours that lead from `a` to `b` (optimal string alignment).
 fn distance(a: &[char], b: &[char]) -> usize {
+    let mut before: Vec<usize> = Vec::new();
     let mut row: Vec<usize> = (0..=b.len()).collect();
     for (i, ca) in a.iter().enumerate() {
-        let mut previous = i;
-        let mut left = i.saturating_add(1);
-        let mut next = vec![left];
-        for (cb, above) in b.iter().zip(row.iter().skip(1)) {
-            let replaced = previous.saturating_add(usize::from(ca != cb));
-            left = replaced.min(left.saturating_add(1)).min(above.saturating_add(1));
-            previous = *above;
-            next.push(left);
+        let mut next = vec![i.saturating_add(1)];
+        for (j, cb) in b.iter().enumerate() {
+            let at = |row: &[usize], index: usize| row.get(index).copied().unwrap_or(usize::MAX);
+            let j1 = j.saturating_add(1);
+            let mut least = at(&row, j).saturating_add(usize::from(ca != cb));
+            least = least.min(at(&row, j1).saturating_add(1)).min(at(&next, j).saturating_add(1));
+            let earlier = |text: &[char], index: usize| index.checked_sub(1).and_then(|index| text.get(index).copied());
+            if earlier(a, i) == Some(*cb) && earlier(b, j) == Some(*ca) {
+                least = least.min(at(&before, j.saturating_sub(1)).saturating_add(1));
+            }
+            next.push(least);
         }
-        row = next;
+        before = std::mem::replace(&mut row, next);
     }
     row.last().copied().unwrap_or_default()
 }
@@ -49,6 +53,7 @@ mod tests {
         assert_eq!(nearest("topic", known), Some("topics"));
         assert_eq!(nearest("riskTags", known), Some("risk_tags"));
         assert_eq!(nearest("tolls", known), Some("tools"));
+        assert_eq!(nearest("raed", ["read", "write"]), Some("read"));
         assert_eq!(nearest("velocity", known), None);
     }
 }

@@ -250,11 +250,11 @@ impl Choice {
         let change = |member: &json::Member<'_>| {
             if member.is("index") { Change::Set(new.to_string()) } else { Change::Keep }
         };
-        self.all_indices_move(calls).then(|| rebuild::object(piece, change, &[]))
+        self.any_refused(calls).then(|| rebuild::object(piece, change, &[]))
     }
 
     /// Whether a call was refused, so that the indices of those after it move up.
-    fn all_indices_move(&self, calls: &Calls) -> bool {
+    fn any_refused(&self, calls: &Calls) -> bool {
         self.calls.iter().any(|&(_, call)| calls.refusal(call).is_some())
     }
 }
