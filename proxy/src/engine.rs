@@ -4,6 +4,7 @@
 //! What is judged is read whole before anything is sent, so the relay here is a plain sequence (read, send, read,
 //! send) and not pingora-proxy's duplex; its hooks and their limits (replay of bodies, ending a stream) do not arise.
 
+mod cork;
 mod down;
 mod front;
 mod up;

@@ -79,7 +79,7 @@ pub(crate) async fn forward<'s>(sidecar: &'s Sidecar, reserved: Reserved, down: 
     let to = Destination { address, host: route.to.host.clone(), authority: route.to.authority(route.tls), tls: route.tls };
     let Reserved { exchange, body, model, grants, mut held, .. } = reserved;
     let breaker = reserve::upstream_breaker(sidecar, &exchange);
-    held.dispatched(exchange.record(Phase::Outcome, None));
+    held.dispatched(&exchange.id);
     let (up, head) = match within(limits.time, attempt(sidecar, &to, &out, down)).await {
         Ok(Attempt::Answered(up, head)) => (up, head),
         Ok(Attempt::Gone) => {

@@ -221,8 +221,8 @@ pub(crate) struct Held {
     session: Option<String>,
     reservation: Option<Reservation>,
     pub(crate) reserved: Amounts,
-    /// The outcome as it is written if nobody settles.
-    lost: Option<Box<Record>>,
+    /// Id of the call once it may have taken effect: then a loss is recorded.
+    dispatched: Option<String>,
 }
 
 impl Held {
@@ -241,14 +241,13 @@ impl Held {
             session: exchange.session.clone(),
             reservation: Some(reservation),
             reserved,
-            lost: None,
+            dispatched: None,
         }
     }
 
     /// From here on the call may have taken effect: dropped unsettled, it is charged and recorded as lost.
-    pub(crate) fn dispatched(&mut self, mut outcome: Record) {
-        outcome.code = Some("settlement_lost".to_owned());
-        self.lost = Some(Box::new(outcome));
+    pub(crate) fn dispatched(&mut self, call: &str) {
+        self.dispatched = Some(call.to_owned());
     }
 
     /// What is held, for the record; `None` where no tokens or money are at stake.
@@ -258,7 +257,7 @@ impl Held {
 
     /// Charges what was used and gives the rest back.
     pub(crate) fn settle(mut self, used: Amounts) -> Option<Spend> {
-        self.lost = None;
+        self.dispatched = None;
         self.charge(used);
         let anything = self.reserved != Amounts::default() || used != Amounts::default();
         anything.then_some(Spend { reserved: Some(self.reserved), settled: Some(used) })
@@ -266,7 +265,7 @@ impl Held {
 
     /// Gives everything back: nothing left.
     pub(crate) fn release(mut self) {
-        self.lost = None;
+        self.dispatched = None;
         if let Some(reservation) = self.reservation.take() {
             self.sidecar.ledger.lock().cancel(reservation);
         }
@@ -312,8 +311,12 @@ impl Drop for Held {
         }
         let reserved = self.reserved;
         self.charge(reserved);
-        if let Some(mut outcome) = self.lost.take() {
-            outcome.time = clock::now();
+        if let Some(call) = self.dispatched.take() {
+            let mut outcome = Record::new(Phase::Outcome, clock::now());
+            outcome.call = call;
+            outcome.tenant.clone_from(&self.caller.tenant);
+            outcome.agent.clone_from(&self.caller.agent);
+            outcome.code = Some("settlement_lost".to_owned());
             outcome.budget = Some(Spend { reserved: Some(reserved), settled: Some(reserved) });
             outcome.cost_usd = Some(reserved.usd);
             self.sidecar.note(&outcome);

@@ -93,6 +93,15 @@ fn pure_crates_read_no_clock_file_or_environment() {
 }
 
 #[test]
+fn there_is_one_tls_stack() {
+    // deny.toml says the same to cargo-deny; this holds where that is not installed.
+    let lock = std::fs::read_to_string(root().join("Cargo.lock")).expect("Cargo.lock");
+    for banned in ["openssl", "openssl-sys", "native-tls", "aws-lc-rs", "reqwest", "serde_yml"] {
+        assert!(!lock.contains(&format!("name = \"{banned}\"\n")), "`{banned}` is in Cargo.lock");
+    }
+}
+
+#[test]
 fn only_the_engine_names_pingora() {
     let mut files = Vec::new();
     sources(&root().join("proxy/src"), &mut files);

@@ -52,14 +52,17 @@ fn main() {
     println!("{:>7}  {:>12}  {:>12}", "rules", "no match, ns", "match, ns");
     for rules in [10, 1_000, 10_000] {
         // A file may have 1 MiB: many rules stand in several.
-        let sources: Vec<Source> =
-            (0..rules / 1_000 + 1).map(|n| Source::new(format!("d{n}.yaml"), text(rules.min(1_000)))).take((rules / 1_000).max(1)).collect();
+        let sources: Vec<Source> = (0..rules / 1_000 + 1)
+            .map(|n| Source::new(format!("d{n}.yaml"), text(rules.min(1_000))))
+            .take((rules / 1_000).max(1))
+            .collect();
         let set = match compile(&load(&sources)) {
             Ok(set) => set,
             Err(findings) => return findings.iter().for_each(|finding| eprintln!("{finding}")),
         };
         let time = |tool: &str| {
-            let class = set.classifier().tool("crm.acme.com", tool, None, sideguard_policy::ToolHints::default());
+            let class =
+                set.classifier().tool("crm.acme.com", tool, None, sideguard_policy::ToolHints::default());
             let call = Call {
                 caller: &caller,
                 point: Point::ToolCall,

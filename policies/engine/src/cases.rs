@@ -140,7 +140,13 @@ fn run_document(
                         Ok(()) => report.passed = report.passed.saturating_add(1),
                         Err((message, explanation)) => {
                             let file = file.name.clone();
-                            report.failures.push(Failure { file, line, name: case.name, message, explanation });
+                            report.failures.push(Failure {
+                                file,
+                                line,
+                                name: case.name,
+                                message,
+                                explanation,
+                            });
                         }
                     }
                 }
@@ -222,14 +228,24 @@ fn differences(
     };
     let equal = |expected: &Option<String>, found: &str| expected.as_deref() == Some(found);
     let decision = expect.decision.map(|decision| decision.as_str().to_owned());
-    differ("decision", decision, verdict.decision.as_str().to_owned(), expect.decision == Some(verdict.decision));
+    differ(
+        "decision",
+        decision,
+        verdict.decision.as_str().to_owned(),
+        expect.decision == Some(verdict.decision),
+    );
     differ("rule", expect.rule.clone(), verdict.rule.to_string(), equal(&expect.rule, &verdict.rule));
     let within = expect.reason.as_deref().is_some_and(|part| verdict.reason.contains(part));
     differ("reason", expect.reason.clone(), verdict.reason.to_string(), within);
     let mode = expect.mode.map(|mode| mode.as_str().to_owned());
     differ("mode", mode, verdict.mode.as_str().to_owned(), expect.mode == Some(verdict.mode));
     differ("would", expect.would.clone(), would.to_owned(), equal(&expect.would, would));
-    differ("topic", expect.topic.clone(), call.class.topic.to_string(), equal(&expect.topic, &call.class.topic));
+    differ(
+        "topic",
+        expect.topic.clone(),
+        call.class.topic.to_string(),
+        equal(&expect.topic, &call.class.topic),
+    );
     let shown = expect.constraints.as_ref().map(ToString::to_string);
     differ("constraints", shown, constraints.to_string(), expect.constraints.as_ref() == Some(&constraints));
     let wanted = expect.risk_tags.as_ref().map(|tags| tags.join(", "));

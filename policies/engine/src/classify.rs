@@ -173,7 +173,9 @@ impl Classifier {
 
     fn http_entry(&self, host: &str, method: &str, path: &str) -> Option<&Entry> {
         self.first(&[], |entry| match &entry.tool {
-            ToolGlob::Http(methods, paths) => methods.matches(method) && paths.matches(path) && entry.on(host),
+            ToolGlob::Http(methods, paths) => {
+                methods.matches(method) && paths.matches(path) && entry.on(host)
+            }
             ToolGlob::Named(_) => false,
         })
     }
@@ -192,7 +194,8 @@ impl Classifier {
 
 impl Entry {
     fn parse(spec: &CatalogTool) -> Result<Self, (&'static str, String)> {
-        let glob = |key: &'static str, text: &str| Glob::parse(text, Case::Folded).map_err(|message| (key, message));
+        let glob =
+            |key: &'static str, text: &str| Glob::parse(text, Case::Folded).map_err(|message| (key, message));
         let tool = match spec.tool.split_once(' ') {
             Some((method, path)) => {
                 let path = Glob::parse(path, Case::Exact).map_err(|message| ("tool", message))?;
@@ -203,7 +206,8 @@ impl Entry {
         if let Some(topic) = &spec.topic {
             let fits = |c: char| !c.is_uppercase() && !c.is_whitespace() && !matches!(c, '*' | '?');
             if !topic.contains('.') || topic.is_empty() || !topic.chars().all(fits) {
-                let message = format!("`{topic}` is not a topic: write `job.<service>.<operation>` in lower case");
+                let message =
+                    format!("`{topic}` is not a topic: write `job.<service>.<operation>` in lower case");
                 return Err(("topic", message));
             }
         }

@@ -113,7 +113,8 @@ fn add_policy(set: &mut PolicySet, checks: &mut Checks<'_>, spec: &PolicySpec) {
     for (index, rule) in spec.rules.iter().enumerate() {
         if let Some(before) = ids.insert(&rule.id, index) {
             let path = [Step::Key("rules"), Step::Item(index), Step::Key("id")];
-            let message = format!("the id `{}` is that of rule {} already", rule.id, before.saturating_add(1));
+            let message =
+                format!("the id `{}` is that of rule {} already", rule.id, before.saturating_add(1));
             checks.error("duplicate-id", &path, message);
         }
         if let Some((answer, matches, when, velocity)) = rules::compile(checks, &name, index, rule) {

@@ -128,7 +128,9 @@ impl Layout {
     /// Where the next line after `number` begins that is neither empty nor a comment.
     fn next_begin(&self, number: usize, lines: &[&str]) -> Option<usize> {
         let after = lines.iter().enumerate().skip(number);
-        let (index, _) = after.into_iter().find(|(_, line)| !line.trim().is_empty() && !line.trim_start().starts_with('#'))?;
+        let (index, _) = after
+            .into_iter()
+            .find(|(_, line)| !line.trim().is_empty() && !line.trim_start().starts_with('#'))?;
         self.begins.get(&index.saturating_add(1)).copied()
     }
 }

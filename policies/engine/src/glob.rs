@@ -43,7 +43,8 @@ impl Glob {
         if text.len() > MAX_BYTES {
             return Err(format!("a glob may have at most {MAX_BYTES} bytes"));
         }
-        if let Some(bad) = text.chars().find(|c| matches!(c, '[' | ']' | '{' | '}' | '\\') || c.is_control()) {
+        if let Some(bad) = text.chars().find(|c| matches!(c, '[' | ']' | '{' | '}' | '\\') || c.is_control())
+        {
             return Err(format!(
                 "`{}` has no meaning in a glob: only `*` and `?` do; write several items instead",
                 bad.escape_default()
@@ -211,9 +212,7 @@ mod tests {
     fn naive(glob: &[char], text: &[char]) -> bool {
         match (glob, text) {
             ([], []) => true,
-            (['*', rest @ ..], _) => {
-                naive(rest, text) || matches!(text, [_, tail @ ..] if naive(glob, tail))
-            }
+            (['*', rest @ ..], _) => naive(rest, text) || matches!(text, [_, tail @ ..] if naive(glob, tail)),
             (['?', rest @ ..], [_, tail @ ..]) => naive(rest, tail),
             ([a, rest @ ..], [b, tail @ ..]) => a == b && naive(rest, tail),
             _ => false,

@@ -56,9 +56,9 @@ struct Capability {
 
 impl Capability {
     fn parse(text: &str) -> Result<Self, String> {
-        let (verb, topics) = text
-            .split_once(':')
-            .ok_or_else(|| format!("`{text}` is not a capability: write `verb:topic`, such as `read:job.db.*`"))?;
+        let (verb, topics) = text.split_once(':').ok_or_else(|| {
+            format!("`{text}` is not a capability: write `verb:topic`, such as `read:job.db.*`")
+        })?;
         let verb = match verb {
             "read" => Verb::Read,
             "write" => Verb::Write,
@@ -113,7 +113,8 @@ impl Identities {
         for (index, key) in spec.keys.iter().enumerate() {
             match digest(&key.sha256) {
                 None => {
-                    let message = "a key is given as its SHA-256: 64 hex digits (`printf %s KEY | sha256sum`)";
+                    let message =
+                        "a key is given as its SHA-256: 64 hex digits (`printf %s KEY | sha256sum`)";
                     misfits.push(("keys", index, message.to_owned()));
                 }
                 Some(digest) => {
@@ -173,7 +174,9 @@ mod tests {
             models: vec!["gpt-*".into()],
             egress: vec!["*.acme.com".into()],
             // SHA-256 of `secret`.
-            keys: vec![AgentKey { sha256: "2bb80d537b1da3e38bd30361aa855686bde0eacd7162fef6a25fe97bf527a25b".into() }],
+            keys: vec![AgentKey {
+                sha256: "2bb80d537b1da3e38bd30361aa855686bde0eacd7162fef6a25fe97bf527a25b".into(),
+            }],
         };
         let metadata = Metadata { name: "bot".into(), tenant: Some("acme".into()), ..Metadata::default() };
         assert_eq!(identities.add(&metadata, &spec), []);
@@ -185,7 +188,9 @@ mod tests {
         let identities = agent();
         assert_eq!(identities.by_key(b"secret").map(|id| id.caller.agent.as_str()), Some("bot"));
         assert!(identities.by_key(b"Secret").is_none());
-        assert!(identities.by_name("acme", "bot").is_some() && identities.by_name("default", "bot").is_none());
+        assert!(
+            identities.by_name("acme", "bot").is_some() && identities.by_name("default", "bot").is_none()
+        );
     }
 
     #[test]

@@ -37,7 +37,9 @@ pub fn lint(loaded: &Loaded, set: &PolicySet) -> Vec<Finding> {
 
 fn compiled<'s>(set: &'s PolicySet, document: &Document) -> Option<&'s PolicyDocument> {
     let metadata = &document.resource.metadata;
-    set.documents.iter().find(|compiled| *compiled.name == *metadata.name && compiled.tenant == metadata.tenant)
+    set.documents
+        .iter()
+        .find(|compiled| *compiled.name == *metadata.name && compiled.tenant == metadata.tenant)
 }
 
 /// A document being looked over.
@@ -66,7 +68,10 @@ impl<'l> Lint<'l> {
             let earlier = rules.get(..index).unwrap_or_default();
             if let Some(before) = earlier.iter().find(|before| cover::covers(before, rule)) {
                 let before = own_id(before);
-                let message = format!("rule `{}` never decides: `{before}` before it matches all its calls", own_id(rule));
+                let message = format!(
+                    "rule `{}` never decides: `{before}` before it matches all its calls",
+                    own_id(rule)
+                );
                 let path = [Step::Key("rules"), Step::Item(index), Step::Key("id")];
                 self.warn("shadowed", &path, message, "put the narrower rule first, or remove it");
             }
@@ -83,14 +88,16 @@ impl<'l> Lint<'l> {
                     if !tags.iter().any(|tag| glob.matches(tag)) {
                         let path = place(index, key, item);
                         let message = format!("nothing produces the risk tag `{}`", glob.text());
-                        let hint = "derived are `destructive` and `unclassified`; others come from a ToolCatalog";
+                        let hint =
+                            "derived are `destructive` and `unclassified`; others come from a ToolCatalog";
                         self.warn("unproduced-tag", &path, message, hint);
                     }
                 }
             }
             for (item, glob) in rule.matches.globs(Key::Topics).iter().enumerate() {
                 let head = glob.head();
-                let derived = ["job.", "llm."].iter().any(|root| root.starts_with(head) || head.starts_with(root));
+                let derived =
+                    ["job.", "llm."].iter().any(|root| root.starts_with(head) || head.starts_with(root));
                 if !derived && !topics.iter().any(|topic| glob.matches(topic)) {
                     let path = place(index, Key::Topics, item);
                     let message = format!("nothing produces a topic such as `{}`", glob.text());
@@ -107,13 +114,22 @@ impl<'l> Lint<'l> {
             if rule.answer.decision > Decision::Throttle {
                 continue;
             }
-            let denial = self.set.documents.iter().filter(|other| self.reaches(other)).find_map(|other| {
-                denies(self.set, other, rule)
-            });
+            let denial = self
+                .set
+                .documents
+                .iter()
+                .filter(|other| self.reaches(other))
+                .find_map(|other| denies(self.set, other, rule));
             if let Some(denial) = denial {
-                let message = format!("rule `{}` never applies: `{denial}` denies all its calls", own_id(rule));
+                let message =
+                    format!("rule `{}` never applies: `{denial}` denies all its calls", own_id(rule));
                 let path = [Step::Key("rules"), Step::Item(index), Step::Key("id")];
-                self.warn("undone", &path, message, "of several documents the most restrictive wins; change that one");
+                self.warn(
+                    "undone",
+                    &path,
+                    message,
+                    "of several documents the most restrictive wins; change that one",
+                );
             }
         }
     }

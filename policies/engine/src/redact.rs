@@ -76,9 +76,7 @@ impl Detectors {
         let mut found: Vec<Found> = self
             .chosen
             .iter()
-            .flat_map(|detector| {
-                detector.all(bytes).map(|range| Found { range, detector: detector.name })
-            })
+            .flat_map(|detector| detector.all(bytes).map(|range| Found { range, detector: detector.name }))
             .collect();
         found.sort_by_key(|found| (found.range.start, usize::MAX.saturating_sub(found.range.end)));
         let mut end = 0;
@@ -125,6 +123,12 @@ impl Detector {
     }
 }
 
+/// Digits in one run, in fours, or as American Express writes them.
+const CARD: &str = concat!(
+    r"\b(?:[2-6][0-9]{12,18}|[2-6][0-9]{3}(?:[ -][0-9]{4}){3}(?:[ -][0-9]{1,3})?",
+    r"|3[0-9]{3}[ -][0-9]{6}[ -][0-9]{4,5})\b"
+);
+
 /// Formats as their issuers document them (pages read 2026-11).
 static DETECTORS: [Detector; 22] = [
     Detector::new("anthropic-key", r"\bsk-ant-[a-z0-9]{2,8}-[A-Za-z0-9_-]{20,200}"),
@@ -135,7 +139,7 @@ static DETECTORS: [Detector; 22] = [
         r#"(?i)aws.{0,24}?(?:secret|sk).{0,24}?["'=:\s]([A-Za-z0-9/+]{40})(?:[^A-Za-z0-9/+=]|$)"#,
     ),
     Detector::new("azure-storage-key", r"AccountKey=([A-Za-z0-9+/]{86}==)"),
-    Detector::checked("credit-card", r"\b[2-6](?:[ -]?[0-9]){12,18}\b", checks::card),
+    Detector::checked("credit-card", CARD, checks::card),
     Detector::new("email", r"\b[A-Za-z0-9._%+-]{1,64}@(?:[A-Za-z0-9-]{1,63}\.){1,8}[A-Za-z]{2,24}\b"),
     // GitHub, "Token formats": ghp_, gho_, ghu_, ghs_, ghr_ and github_pat_.
     Detector::new("github-token", r"\b(?:gh[pousr]_[A-Za-z0-9]{36,255}|github_pat_[A-Za-z0-9_]{60,255})\b"),
@@ -143,10 +147,17 @@ static DETECTORS: [Detector; 22] = [
     Detector::new("google-api-key", r"\bAIza[A-Za-z0-9_-]{35}"),
     Detector::new("google-oauth", r"\b(?:ya29\.[A-Za-z0-9_-]{20,512}|GOCSPX-[A-Za-z0-9_-]{28})"),
     Detector::new("huggingface-token", r"\bhf_[A-Za-z0-9]{30,64}\b"),
-    Detector::checked("iban", r"\b[A-Z]{2}[0-9]{2}(?: ?[A-Z0-9]{4}){2,7}(?: ?[A-Z0-9]{1,3})?\b", checks::iban),
+    Detector::checked(
+        "iban",
+        r"\b[A-Z]{2}[0-9]{2}(?: ?[A-Z0-9]{4}){2,7}(?: ?[A-Z0-9]{1,3})?\b",
+        checks::iban,
+    ),
     Detector::new("jwt", r"\beyJ[A-Za-z0-9_-]{10,4096}\.eyJ[A-Za-z0-9_-]{10,8192}\.[A-Za-z0-9_-]{16,2048}"),
     Detector::new("npm-token", r"\bnpm_[A-Za-z0-9]{36}\b"),
-    Detector::new("openai-key", r"\bsk-(?:proj-|svcacct-|admin-|None-)?[A-Za-z0-9_-]{0,100}T3BlbkFJ[A-Za-z0-9_-]{20,200}"),
+    Detector::new(
+        "openai-key",
+        r"\bsk-(?:proj-|svcacct-|admin-|None-)?[A-Za-z0-9_-]{0,100}T3BlbkFJ[A-Za-z0-9_-]{20,200}",
+    ),
     Detector::new("password-in-url", r#"\b[a-z][a-z0-9+.-]{1,20}://[^\s:/@"']{1,128}:([^\s/@"']{3,256})@"#),
     // RFC 7468 and the older OpenSSH, PGP and PuTTY forms; also with line breaks escaped, as in JSON.
     Detector::new(

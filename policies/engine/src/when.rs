@@ -58,7 +58,8 @@ impl When {
             None => bad("not a valid expression".to_owned()),
         })?;
         check::check(&program).map_err(|fault| {
-            let start = fault.node.and_then(|id| program.source_info().offset_for(id)).map_or(0, |(start, _)| start);
+            let start =
+                fault.node.and_then(|id| program.source_info().offset_for(id)).map_or(0, |(start, _)| start);
             let before = text.get(..usize::try_from(start).unwrap_or(0)).unwrap_or_default();
             let line = before.matches('\n').count().saturating_add(1);
             let column = before.rsplit('\n').next().map_or(0, |tail| tail.chars().count()).saturating_add(1);
@@ -116,7 +117,9 @@ fn describe(error: &ExecutionError) -> String {
             format!("`{}` does not take {}", overload.function(), overload.argument_types().join(" and "))
         }
         ExecutionError::FunctionError { function, .. } => format!("`{function}` failed"),
-        ExecutionError::DivisionByZero(_) | ExecutionError::RemainderByZero(_) => "division by zero".to_owned(),
+        ExecutionError::DivisionByZero(_) | ExecutionError::RemainderByZero(_) => {
+            "division by zero".to_owned()
+        }
         ExecutionError::Overflow(..) => "a number is too large".to_owned(),
         ExecutionError::IndexOutOfBounds(_) => "an index is out of bounds".to_owned(),
         ExecutionError::ValuesNotComparable(a, b) => {

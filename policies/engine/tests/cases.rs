@@ -38,11 +38,17 @@ fn every_case_comes_out_as_expected() {
 #[test]
 fn a_case_that_does_not_hold_is_told_with_its_line_and_the_story() {
     let text = "policies: [safety.yaml]\ncases:\n  - name: wishful\n    call: {server: db, tool: drop_table}\n    expect: {decision: allow}\n";
-    let open = |_: &str, _: &Source| files("bundles").into_iter().find(|source| source.name.ends_with("safety.yaml"));
+    let open = |_: &str, _: &Source| {
+        files("bundles").into_iter().find(|source| source.name.ends_with("safety.yaml"))
+    };
     let report = cases::run(&[Source::new("wish.yaml", text)], &open);
     let failure = report.failures.first().expect("the case fails");
     assert_eq!((failure.file.as_str(), failure.line), ("wish.yaml", 3));
-    assert!(failure.message.contains("decision `allow` was expected, but came `deny`"), "{}", failure.message);
+    assert!(
+        failure.message.contains("decision `allow` was expected, but came `deny`"),
+        "{}",
+        failure.message
+    );
     assert!(failure.explanation.contains("deny by `safety/block-destructive`"), "{}", failure.explanation);
 }
 
@@ -56,7 +62,8 @@ fn a_policy_that_cannot_be_read_is_a_finding() {
 #[test]
 fn the_starter_has_no_findings() {
     let bundles = files("bundles");
-    let starter: Vec<Source> = bundles.into_iter().filter(|source| source.name.ends_with("starter.yaml")).collect();
+    let starter: Vec<Source> =
+        bundles.into_iter().filter(|source| source.name.ends_with("starter.yaml")).collect();
     let loaded = load(&starter);
     let set = compile(&loaded).expect("it compiles");
     assert_eq!(lint::lint(&loaded, &set), []);

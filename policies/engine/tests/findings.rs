@@ -106,8 +106,12 @@ fn the_environment_goes_over_the_file() {
 #[test]
 fn what_is_wrong_in_a_proxy_is_told_file_and_environment_alike() {
     let text = PROXY.replace("maxBody: 1MiB", "maxBody: 1MB, maxBoddy: 1");
-    let env = [("SIDEGUARD_LISTEN__OUTBUND", "x"), ("SIDEGUARD_TLS__INTERCEPT", "[a"), ("SIDEGUARD_REFUSALS__BUDGET_STATUS", "many")]
-        .map(|(name, value)| (name.to_owned(), value.to_owned()));
+    let env = [
+        ("SIDEGUARD_LISTEN__OUTBUND", "x"),
+        ("SIDEGUARD_TLS__INTERCEPT", "[a"),
+        ("SIDEGUARD_REFUSALS__BUDGET_STATUS", "many"),
+    ]
+    .map(|(name, value)| (name.to_owned(), value.to_owned()));
     let findings = load_proxy(&Source::new("proxy.yaml", text), &env).expect_err("it is not valid");
     insta::assert_snapshot!(findings.iter().map(|finding| format!("{finding}\n")).collect::<String>());
 }

@@ -24,7 +24,16 @@ const NOW: Moment<'static> = Moment { now: Timestamp(0), velocity: &Never };
 const TOPICS: [&str; 6] =
     ["job.db.delete", "job.db.drop_table", "job.crm.acme.com.get", "llm.openai.chat", "job.a.b.c", "job..x"];
 const GLOBS: [&str; 10] = [
-    "job.*.delete", "job.db.*", "*", "job.*", "*.get", "llm.openai.chat", "job.?.b.c", "job.db.drop", "*.b.*", "job.crm.*.get",
+    "job.*.delete",
+    "job.db.*",
+    "*",
+    "job.*",
+    "*.get",
+    "llm.openai.chat",
+    "job.?.b.c",
+    "job.db.drop",
+    "*.b.*",
+    "job.crm.*.get",
 ];
 const HOSTS: [&str; 4] = ["crm.acme.com", "acme.com", "evil.example", ""];
 const HOST_GLOBS: [&str; 4] = ["*.acme.com", "acme.com", "*", "crm.*"];
@@ -123,8 +132,11 @@ impl Spoken {
 }
 
 fn set(documents: &[String]) -> PolicySet {
-    let sources: Vec<Source> =
-        documents.iter().enumerate().map(|(n, text)| Source::new(format!("d{n}.yaml"), text.clone())).collect();
+    let sources: Vec<Source> = documents
+        .iter()
+        .enumerate()
+        .map(|(n, text)| Source::new(format!("d{n}.yaml"), text.clone()))
+        .collect();
     match compile(&load(&sources)) {
         Ok(set) => set,
         Err(findings) => panic!("{}", findings.iter().map(|f| format!("{f}\n")).collect::<String>()),

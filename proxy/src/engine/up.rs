@@ -1,5 +1,6 @@
 //! The upstream's side of one exchange, and the pool of connections behind it.
 
+use std::collections::HashMap;
 use std::fmt;
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::net::SocketAddr;
@@ -9,20 +10,26 @@ use std::time::Duration;
 use bytes::Bytes;
 use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, header, response};
 use pingora_core::connectors::{ConnectorOptions, http::Connector as Pool};
-use pingora_core::protocols::ALPN;
+use parking_lot::Mutex;
 use pingora_core::protocols::http::client::HttpSession;
+use pingora_core::protocols::http::v1::client::HttpSession as Http1;
+use pingora_core::protocols::{ALPN, Stream};
 use pingora_core::protocols::l4::ext::TcpKeepalive;
 use pingora_core::upstreams::peer::HttpPeer;
 use pingora_error::{Error, ErrorSource, ErrorType};
 use pingora_http::RequestHeader;
+use sideguard_runtime::clock::Stopwatch;
 
+use super::cork::{Corked, Hold, is_silent};
 use super::down::{Down, Reply};
 
-/// Idle upstream connections kept.
+/// Idle upstream connections kept, over all destinations.
 const POOL: usize = 256;
+/// Longest time that one is kept.
+const IDLE: Duration = Duration::from_secs(60);
 
 /// Where a call goes: the address that was resolved and checked, and the name that it was judged by.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub(crate) struct Destination {
     /// The address to dial.
     pub(crate) address: SocketAddr,
@@ -74,10 +81,50 @@ pub(crate) struct Trust {
     pub(crate) tls13_only: bool,
 }
 
-/// The pool of upstream connections.
+/// The pool of upstream connections. HTTP/1 ones lie here: taking one and putting it back is a matter of a lock, where
+/// pingora's own pool keeps a task for each. HTTP/2 ones are shared there.
 pub(crate) struct Connector {
     pool: Pool,
+    idle: Mutex<Idle>,
     trust: Trust,
+}
+
+/// Idle HTTP/1 connections by destination, the last used at the end.
+#[derive(Default)]
+struct Idle {
+    by_destination: HashMap<Destination, Vec<Resting>>,
+    count: usize,
+}
+
+struct Resting {
+    stream: Stream,
+    hold: Hold,
+    since: Stopwatch,
+}
+
+impl Idle {
+    fn take(&mut self, to: &Destination) -> Option<Resting> {
+        let resting = self.by_destination.get_mut(to)?;
+        while let Some(mut one) = resting.pop() {
+            self.count -= 1;
+            if one.since.elapsed() < IDLE && is_silent(&mut one.stream) {
+                return Some(one);
+            }
+        }
+        None
+    }
+
+    fn put(&mut self, to: Destination, one: Resting) {
+        if self.count >= POOL {
+            self.by_destination.values_mut().for_each(|resting| resting.retain(|one| one.since.elapsed() < IDLE));
+            self.by_destination.retain(|_, resting| !resting.is_empty());
+            self.count = self.by_destination.values().map(Vec::len).sum();
+        }
+        if self.count < POOL {
+            self.count += 1;
+            self.by_destination.entry(to).or_default().push(one);
+        }
+    }
 }
 
 impl Connector {
@@ -85,11 +132,18 @@ impl Connector {
     pub(crate) fn new(roots: &Path, trust: Trust) -> Self {
         let mut options = ConnectorOptions::new(POOL);
         options.ca_file = Some(roots.to_string_lossy().into_owned());
-        Self { pool: Pool::new(Some(options)), trust }
+        Self { pool: Pool::new(Some(options)), idle: Mutex::default(), trust }
     }
 
     /// Connects, or takes a connection from the pool.
     pub(crate) async fn open(&self, to: &Destination) -> Result<Up<'_>, Fault> {
+        let idle = self.idle.lock().take(to);
+        if let Some(Resting { stream, hold, .. }) = idle {
+            let mut session = HttpSession::H1(Http1::new(stream));
+            session.set_read_timeout(Some(self.trust.silence));
+            session.set_write_timeout(Some(self.trust.silence));
+            return Ok(Up { session, hold, to: to.clone(), connector: self, reused: true, no_body: false });
+        }
         let peer = self.peer(to);
         let (mut session, reused) =
             self.pool.get_http_session(&peer).await.map_err(|error| Fault::of(&error, true))?;
@@ -101,9 +155,14 @@ impl Connector {
             let what = "the upstream speaks only TLS 1.2, and `tls.minVersion` is 1.3".to_owned();
             return Err(Fault { timeout: false, untouched: true, what });
         }
+        let hold = Hold::default();
+        let mut session = match session {
+            HttpSession::H1(fresh) => HttpSession::H1(Http1::new(Box::new(Corked::new(fresh.into_inner(), hold.clone())))),
+            other => other,
+        };
         session.set_read_timeout(Some(self.trust.silence));
         session.set_write_timeout(Some(self.trust.silence));
-        Ok(Up { session, peer, pool: &self.pool, reused, no_body: false, silence: self.trust.silence })
+        Ok(Up { session, hold, to: to.clone(), connector: self, reused, no_body: false })
     }
 
     fn peer(&self, to: &Destination) -> HttpPeer {
@@ -149,11 +208,11 @@ pub(crate) struct Outgoing {
 /// The upstream's side of one exchange.
 pub(crate) struct Up<'a> {
     session: HttpSession,
-    peer: HttpPeer,
-    pool: &'a Pool,
+    hold: Hold,
+    to: Destination,
+    connector: &'a Connector,
     reused: bool,
     no_body: bool,
-    silence: Duration,
 }
 
 impl Up<'_> {
@@ -167,6 +226,7 @@ impl Up<'_> {
         let head = request_head(down, to, out).map_err(|error| Fault::of(&error, true))?;
         self.no_body = head.method == Method::HEAD;
         let reused = self.reused;
+        self.hold.set(!out.body.is_empty());
         let sent: pingora_error::Result<()> = async {
             self.session.write_request_header(Box::new(head)).await?;
             if out.upgrade {
@@ -174,6 +234,7 @@ impl Up<'_> {
             }
             if !out.body.is_empty() {
                 self.session.write_request_body(out.body.clone(), true).await?;
+                self.hold.set(false);
             }
             self.session.finish_request_body().await
         }
@@ -241,8 +302,17 @@ impl Up<'_> {
 
     /// Puts the connection back into the pool, its answer read to the end.
     pub(crate) async fn release(self) {
-        let idle = Some(self.silence.min(Duration::from_secs(60)));
-        self.pool.release_http_session(self.session, &self.peer, idle).await;
+        let Self { session, hold, to, connector, .. } = self;
+        match session {
+            HttpSession::H1(mut session) => {
+                session.respect_keepalive();
+                if let Some(stream) = session.reuse().await {
+                    let since = Stopwatch::start();
+                    connector.idle.lock().put(to, Resting { stream, hold, since });
+                }
+            }
+            other => connector.pool.release_http_session(other, &connector.peer(&to), Some(IDLE)).await,
+        }
     }
 
     /// Closes the connection (HTTP/1) or the stream (HTTP/2): the rest of the answer is not wanted.

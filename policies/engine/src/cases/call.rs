@@ -91,7 +91,11 @@ impl CallSpec {
         let method = method.to_ascii_uppercase();
         judge(&Call {
             caller: &caller,
-            point: self.point.unwrap_or(if self.model.is_some() { Point::LlmRequest } else { Point::ToolCall }),
+            point: self.point.unwrap_or(if self.model.is_some() {
+                Point::LlmRequest
+            } else {
+                Point::ToolCall
+            }),
             class: self.class(classifier, args.as_deref(), &host, &method, &path),
             tool: self.tool.as_deref(),
             args: args.as_deref().map(str::as_bytes),

@@ -12,9 +12,33 @@ use serde::de::{IgnoredAny, MapAccess, SeqAccess, Visitor};
 
 /// What can follow `DROP`.
 const DROPPED: [&str; 27] = [
-    "table", "database", "schema", "index", "view", "column", "user", "role", "function", "procedure", "trigger",
-    "sequence", "type", "domain", "extension", "materialized", "constraint", "partition", "tablespace", "keyspace",
-    "collection", "temporary", "foreign", "owned", "package", "policy", "if",
+    "table",
+    "database",
+    "schema",
+    "index",
+    "view",
+    "column",
+    "user",
+    "role",
+    "function",
+    "procedure",
+    "trigger",
+    "sequence",
+    "type",
+    "domain",
+    "extension",
+    "materialized",
+    "constraint",
+    "partition",
+    "tablespace",
+    "keyspace",
+    "collection",
+    "temporary",
+    "foreign",
+    "owned",
+    "package",
+    "policy",
+    "if",
 ];
 
 /// Most words between `DELETE` at the start of a statement and its `FROM`.
@@ -70,7 +94,10 @@ fn statement(text: &str) -> Option<&'static str> {
             Some("truncate") if start => Some(0),
             _ => deleting,
         };
-        start = matches!(word.to_ascii_lowercase().as_str(), "explain" | "analyze" | "begin" | "do" | "then" | "as");
+        start = matches!(
+            word.to_ascii_lowercase().as_str(),
+            "explain" | "analyze" | "begin" | "do" | "then" | "as"
+        );
     }
     None
 }

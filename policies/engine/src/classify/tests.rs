@@ -9,8 +9,20 @@ fn tool(name: &str) -> (String, Verb, Vec<String>) {
 
 #[test]
 fn however_a_name_is_written_it_says_the_same() {
-    for name in ["delete_rows", "deleteRows", "delete-rows", "DELETE_ROWS", "DeleteRows", "delete rows", "delete::rows"] {
-        assert_eq!(tool(name), ("job.db.delete_rows".to_owned(), Verb::Admin, vec!["destructive".to_owned()]), "{name}");
+    for name in [
+        "delete_rows",
+        "deleteRows",
+        "delete-rows",
+        "DELETE_ROWS",
+        "DeleteRows",
+        "delete rows",
+        "delete::rows",
+    ] {
+        assert_eq!(
+            tool(name),
+            ("job.db.delete_rows".to_owned(), Verb::Admin, vec!["destructive".to_owned()]),
+            "{name}"
+        );
     }
 }
 

@@ -28,7 +28,13 @@ impl<'d> Checks<'d> {
         self.findings.push(self.document.finding(Severity::Error, code, path, message));
     }
 
-    pub(super) fn error_with(&mut self, code: &'static str, path: &[Step<'_>], message: String, hint: String) {
+    pub(super) fn error_with(
+        &mut self,
+        code: &'static str,
+        path: &[Step<'_>],
+        message: String,
+        hint: String,
+    ) {
         let mut finding = self.document.finding(Severity::Error, code, path, message);
         finding.hint = Some(hint);
         self.findings.push(finding);
@@ -80,7 +86,8 @@ impl<'d> Checks<'d> {
         let odd = |c: char| c.is_whitespace() || c.is_control() || matches!(c, '?' | '#' | '@');
         if host.is_empty() || url.chars().any(odd) {
             let message = format!("`{url}` is not a base URL");
-            let hint = "write scheme and host, such as `https://api.example.com`, without user, query or fragment";
+            let hint =
+                "write scheme and host, such as `https://api.example.com`, without user, query or fragment";
             self.error_with("url", &[Step::Key("baseUrl")], message, hint.to_owned());
         }
         if let Some(credential) = &spec.credential {

@@ -17,10 +17,16 @@ use crate::yaml::{Node, Style, Value};
 type Compiled = (Answer, Match, Option<When>, Option<Velocity>);
 
 /// Compiles one rule; `None` when something is wrong with it, which then is among the findings.
-pub(super) fn compile(checks: &mut Checks<'_>, document: &str, index: usize, rule: &RuleSpec) -> Option<Compiled> {
+pub(super) fn compile(
+    checks: &mut Checks<'_>,
+    document: &str,
+    index: usize,
+    rule: &RuleSpec,
+) -> Option<Compiled> {
     let before = checks.count();
     let mut at = Place { checks, index };
-    if rule.id.trim().is_empty() || rule.id.chars().any(|c| c.is_control() || c == '/') || rule.id.len() > 128 {
+    if rule.id.trim().is_empty() || rule.id.chars().any(|c| c.is_control() || c == '/') || rule.id.len() > 128
+    {
         at.error("id", &["id"], "an id must have 1 to 128 characters and no `/`".to_owned());
     }
     let matches = matches(&mut at, &rule.matches);
@@ -34,7 +40,11 @@ pub(super) fn compile(checks: &mut Checks<'_>, document: &str, index: usize, rul
     decision(&mut at, rule);
     let velocity = rule.velocity.as_ref().map(|spec| {
         if spec.window.0.is_zero() {
-            at.error("velocity", &["velocity", "window"], "the window must be longer than nothing".to_owned());
+            at.error(
+                "velocity",
+                &["velocity", "window"],
+                "the window must be longer than nothing".to_owned(),
+            );
         }
         Velocity { max: spec.max, window: spec.window.0, per: spec.per.unwrap_or(Per::Agent) }
     });
@@ -106,7 +116,8 @@ impl Place<'_, '_> {
         let path = self.path(&["when"]);
         let document = self.checks.document();
         let message = format!("in `when`: {}", bad.message);
-        let mut finding = document.finding(crate::source::Severity::Error, "expression", &path, message.clone());
+        let mut finding =
+            document.finding(crate::source::Severity::Error, "expression", &path, message.clone());
         if let Some(node) = document.node(&path) {
             let at = inside(node, bad.line, bad.column, document.page().text());
             finding = document.page().finding(at, "expression", message, None);
@@ -120,13 +131,16 @@ impl Place<'_, '_> {
 fn inside(node: &Node, line: usize, column: usize, text: &str) -> crate::yaml::Mark {
     let mut at = node.at;
     match &node.value {
-        Value::Scalar(_, Style::Plain) if line == 1 => at.column = at.column.saturating_add(column.saturating_sub(1)),
+        Value::Scalar(_, Style::Plain) if line == 1 => {
+            at.column = at.column.saturating_add(column.saturating_sub(1))
+        }
         Value::Scalar(_, Style::Quoted) if line == 1 => at.column = at.column.saturating_add(column),
         Value::Scalar(_, Style::Block) => {
             // The node begins at its first line of text, or at the `|` before it.
-            let header = text.lines().nth(at.line.saturating_sub(1)).is_some_and(|line| {
-                line.trim_end().trim_end_matches(['-', '+']).ends_with(['|', '>'])
-            });
+            let header = text
+                .lines()
+                .nth(at.line.saturating_sub(1))
+                .is_some_and(|line| line.trim_end().trim_end_matches(['-', '+']).ends_with(['|', '>']));
             at.line = at.line.saturating_add(line.saturating_sub(1)).saturating_add(usize::from(header));
             let source = text.lines().nth(at.line.saturating_sub(1)).unwrap_or_default();
             let indent = source.chars().take_while(|c| *c == ' ').count();
@@ -236,7 +250,12 @@ fn decision(at: &mut Place<'_, '_>, rule: &RuleSpec) {
         }
         (Some(_), Decision::Allow | Decision::Deny | Decision::RequireApproval) => {
             let hint = "write `decision: allow_with_constraints`, or remove `constraints`";
-            at.error_with("constraints", &["constraints"], format!("`{name}` has no use for `constraints`"), hint);
+            at.error_with(
+                "constraints",
+                &["constraints"],
+                format!("`{name}` has no use for `constraints`"),
+                hint,
+            );
         }
         (None, _) => {}
     }
@@ -259,11 +278,21 @@ fn constraints(at: &mut Place<'_, '_>, constraints: &Constraints, decision: Deci
     match &constraints.rate {
         None if decision == Decision::Throttle => {
             let hint = "add `rate: {calls: 10, per: 1m}`";
-            at.error_with("constraints", &["constraints"], "`throttle` needs `constraints.rate`".to_owned(), hint);
+            at.error_with(
+                "constraints",
+                &["constraints"],
+                "`throttle` needs `constraints.rate`".to_owned(),
+                hint,
+            );
         }
         Some(rate) if rate.calls == 0 || rate.per.0.is_zero() || rate.burst == Some(0) => {
             let hint = "to let nothing through, write `decision: deny`";
-            at.error_with("constraints", &["constraints", "rate"], "this rate lets nothing through".to_owned(), hint);
+            at.error_with(
+                "constraints",
+                &["constraints", "rate"],
+                "this rate lets nothing through".to_owned(),
+                hint,
+            );
         }
         _ => {}
     }

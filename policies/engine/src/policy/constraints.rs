@@ -29,7 +29,16 @@ pub(super) fn tightest(all: &[(&Arc<str>, &Arc<Constraints>)]) -> Result<Constra
 }
 
 fn merge(into: &mut Constraints, from: &Constraints) -> Result<(), String> {
-    let Constraints { max_output_tokens, model, max_output_bytes, redact, set_args, drop_args, timeout, rate } = from;
+    let Constraints {
+        max_output_tokens,
+        model,
+        max_output_bytes,
+        redact,
+        set_args,
+        drop_args,
+        timeout,
+        rate,
+    } = from;
     into.max_output_tokens = least(into.max_output_tokens, *max_output_tokens);
     into.max_output_bytes = least(into.max_output_bytes, *max_output_bytes);
     into.timeout = least(into.timeout, *timeout);

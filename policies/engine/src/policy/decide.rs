@@ -90,7 +90,9 @@ impl<'s, 'c> Trial<'s, 'c> {
     pub(crate) fn defaults(&mut self, from: usize, to: usize) {
         let set = self.set;
         for document in set.documents.get(from..to).unwrap_or_default() {
-            if let Some(answer) = document.default.as_ref().filter(|_| document.is_about(&self.call.caller.tenant)) {
+            if let Some(answer) =
+                document.default.as_ref().filter(|_| document.is_about(&self.call.caller.tenant))
+            {
                 self.hear(document, answer, Outcome::Applies);
             }
         }
@@ -105,10 +107,13 @@ impl<'s, 'c> Trial<'s, 'c> {
         };
         let mode = document.mode(self.call.point);
         if mode == Mode::Enforce && fault.is_none() {
-            self.constraints.extend(answer.constraints.as_ref().map(|constraints| (&answer.rule, constraints)));
+            self.constraints
+                .extend(answer.constraints.as_ref().map(|constraints| (&answer.rule, constraints)));
         }
         let strongest = if mode == Mode::Enforce { &mut self.enforced } else { &mut self.lenient };
-        let stronger = |before: &Say<'_>| decision > before.decision || decision == before.decision && mode < before.mode;
+        let stronger = |before: &Say<'_>| {
+            decision > before.decision || decision == before.decision && mode < before.mode
+        };
         if strongest.as_ref().is_none_or(stronger) {
             *strongest = Some(Say { answer, decision, mode, fault });
         }
@@ -135,9 +140,10 @@ impl<'s, 'c> Trial<'s, 'c> {
 
     fn anything_enforced(&self) -> bool {
         let Call { caller, point, .. } = self.call;
-        self.set.documents.iter().any(|document| {
-            document.mode(*point) == Mode::Enforce && document.is_about(&caller.tenant)
-        })
+        self.set
+            .documents
+            .iter()
+            .any(|document| document.mode(*point) == Mode::Enforce && document.is_about(&caller.tenant))
     }
 
     fn enforced_verdict(&self, say: &Say<'_>) -> Verdict {

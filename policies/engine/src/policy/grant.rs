@@ -31,7 +31,9 @@ impl Ruling {
 
     pub(super) fn new(verdict: Verdict) -> Self {
         match verdict.decision {
-            Decision::Allow | Decision::AllowWithConstraints | Decision::Throttle => Self::Granted(Grant(verdict)),
+            Decision::Allow | Decision::AllowWithConstraints | Decision::Throttle => {
+                Self::Granted(Grant(verdict))
+            }
             Decision::RequireApproval | Decision::Deny => Self::Refused(verdict),
         }
     }

@@ -73,9 +73,14 @@ impl Index {
             *count = count.saturating_add(1);
         }
         let crowd = |filing: &Filing| -> usize {
-            filing.keys.iter().map(|(_, key)| shared.get(key).copied().unwrap_or(0)).fold(0, usize::saturating_add)
+            filing
+                .keys
+                .iter()
+                .map(|(_, key)| shared.get(key).copied().unwrap_or(0))
+                .fold(0, usize::saturating_add)
         };
-        let mut index = Self { buckets: Buckets::with_hasher(hasher()), rest: Vec::new(), used: Used::default() };
+        let mut index =
+            Self { buckets: Buckets::with_hasher(hasher()), rest: Vec::new(), used: Used::default() };
         for (number, ways) in (0_u32..).zip(&filings) {
             match ways.iter().min_by_key(|filing| crowd(filing)) {
                 None => index.rest.push(number),
@@ -187,8 +192,12 @@ fn filings(matches: &Match) -> Vec<Filing> {
     }
     let exact = |kind: Kind, glob: &Glob| glob.is_exact().then(|| (kind, whole(kind, glob.text())));
     ways.extend(filing(&matches.topics, |glob| exact(Kind::Topic, glob).or_else(|| head(glob))));
-    ways.extend(filing(&matches.topics, |glob| exact(Kind::Topic, glob).or_else(|| tail(Kind::TopicTail, glob))));
-    ways.extend(filing(&matches.hosts, |glob| exact(Kind::Host, glob).or_else(|| tail(Kind::HostTail, glob))));
+    ways.extend(filing(&matches.topics, |glob| {
+        exact(Kind::Topic, glob).or_else(|| tail(Kind::TopicTail, glob))
+    }));
+    ways.extend(filing(&matches.hosts, |glob| {
+        exact(Kind::Host, glob).or_else(|| tail(Kind::HostTail, glob))
+    }));
     // All of `requires` must be there, so that any one of them will do.
     for glob in &matches.requires {
         ways.extend(filing(std::slice::from_ref(glob), |glob| exact(Kind::Tag, glob)));
@@ -247,7 +256,9 @@ fn call_keys(call: &Call<'_>, used: Used) -> Keys {
     }
     let host = (Kind::Host, None, Kind::HostTail, Some(call.host));
     let topic = |text| (Kind::Topic, Some(Kind::TopicHead), Kind::TopicTail, text);
-    for (exact, head, tail, text) in [host, topic(Some(call.class.topic.as_ref())), topic(call.class.alias.as_deref())] {
+    for (exact, head, tail, text) in
+        [host, topic(Some(call.class.topic.as_ref())), topic(call.class.alias.as_deref())]
+    {
         let Some(text) = text else { continue };
         if used.has(exact) || head.is_some_and(|head| used.has(head)) {
             forward(text, exact, head, used.dots, &mut put);

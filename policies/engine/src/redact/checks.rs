@@ -31,7 +31,9 @@ pub(super) fn iban(bytes: &[u8]) -> bool {
 /// A US social security number: no part all zeros, area not 666 and below 900 (SSA, "Social Security Number
 /// Randomization").
 pub(super) fn ssn(bytes: &[u8]) -> bool {
-    let mut parts = bytes.split(|byte| *byte == b'-').map(|part| digits(part).fold(0_u32, |n, d| n.saturating_mul(10).saturating_add(d)));
+    let mut parts = bytes
+        .split(|byte| *byte == b'-')
+        .map(|part| digits(part).fold(0_u32, |n, d| n.saturating_mul(10).saturating_add(d)));
     let (area, group, serial) = (parts.next(), parts.next(), parts.next());
     matches!((area, group, serial), (Some(1..=665 | 667..=899), Some(1..), Some(1..)))
 }

@@ -17,13 +17,16 @@ fn every_pattern_compiles_and_names_are_sorted() {
 
 #[test]
 fn each_format_is_found_whole() {
-    let long = |prefix: &str, count: usize| format!("{prefix}{}", "aB3".repeat(count.div_ceil(3)).get(..count).unwrap_or_default());
+    let long = |prefix: &str, count: usize| {
+        format!("{prefix}{}", "aB3".repeat(count.div_ceil(3)).get(..count).unwrap_or_default())
+    };
     for (name, secret) in [
         ("anthropic-key", long("sk-ant-api03-", 80)),
         ("aws-key", "AKIAIOSFODNN7EXAMPLE".to_owned()),
         ("azure-storage-key", long("", 86) + "=="),
         ("credit-card", "4111 1111 1111 1111".to_owned()),
         ("credit-card", "5500005555555559".to_owned()),
+        ("credit-card", "3782 822463 10005".to_owned()),
         ("email", "jo.doe+x@mail.example.co.uk".to_owned()),
         ("github-token", long("ghp_", 36)),
         ("gitlab-token", long("glpat-", 20)),

@@ -17,9 +17,31 @@ const MAX_FINDINGS: usize = 50;
 const KINDS: [&str; 5] = ["Policy", "Budget", "ToolCatalog", "Agent", "Upstream"];
 /// Keys of rules and of `match`: at the top level they mean that indentation was lost.
 const INNER_KEYS: [&str; 25] = [
-    "id", "match", "when", "decision", "reason", "constraints", "approval", "velocity", "remediations",
-    "tenants", "agents", "labels", "topics", "verbs", "risk_tags", "points", "tools", "models", "hosts",
-    "methods", "paths", "capabilities", "requires", "delegation", "content",
+    "id",
+    "match",
+    "when",
+    "decision",
+    "reason",
+    "constraints",
+    "approval",
+    "velocity",
+    "remediations",
+    "tenants",
+    "agents",
+    "labels",
+    "topics",
+    "verbs",
+    "risk_tags",
+    "points",
+    "tools",
+    "models",
+    "hosts",
+    "methods",
+    "paths",
+    "capabilities",
+    "requires",
+    "delegation",
+    "content",
 ];
 
 /// A resource and the text that it was read from.
@@ -45,7 +67,13 @@ impl Document {
     }
 
     /// A finding at `path` below `spec`, or as near to it as the document reaches.
-    pub(crate) fn finding(&self, severity: Severity, code: &'static str, path: &[Step<'_>], message: String) -> Finding {
+    pub(crate) fn finding(
+        &self,
+        severity: Severity,
+        code: &'static str,
+        path: &[Step<'_>],
+        message: String,
+    ) -> Finding {
         let mut node = &self.spec;
         for step in path {
             let next = match (step, &node.value) {
@@ -104,7 +132,13 @@ impl Page {
     }
 
     /// An error at a place.
-    pub(crate) fn finding(&self, at: Mark, code: &'static str, message: String, hint: Option<String>) -> Finding {
+    pub(crate) fn finding(
+        &self,
+        at: Mark,
+        code: &'static str,
+        message: String,
+        hint: Option<String>,
+    ) -> Finding {
         const WIDEST: usize = 200;
         let line = self.text.lines().nth(at.line.saturating_sub(1)).unwrap_or_default();
         Finding {
@@ -129,7 +163,9 @@ impl Page {
         let (code, hint) = match fault.kind {
             FaultKind::Consequence => return None,
             FaultKind::UnknownKey { key, known } => ("unknown-key", Some(known_words(&key, known, "keys"))),
-            FaultKind::UnknownValue { value, known } => ("unknown-value", Some(known_words(&value, known, "values"))),
+            FaultKind::UnknownValue { value, known } => {
+                ("unknown-value", Some(known_words(&value, known, "values")))
+            }
             FaultKind::MissingKey(_) => ("missing-key", None),
             FaultKind::Other(_) => ("value", None),
         };
@@ -193,7 +229,8 @@ fn prune(node: &mut Node, pruned: &Pruned) {
             for item in items.iter_mut() {
                 prune(item, pruned);
             }
-            let keep: Vec<bool> = items.iter().map(|item| !pruned.contains(&std::ptr::from_ref(item))).collect();
+            let keep: Vec<bool> =
+                items.iter().map(|item| !pruned.contains(&std::ptr::from_ref(item))).collect();
             let mut keep = keep.into_iter();
             items.retain(|_| keep.next().unwrap_or(true));
         }
@@ -330,7 +367,10 @@ fn load_safety(
     findings: &mut Vec<Finding>,
 ) -> Option<Document> {
     if root.get("rules").is_none() && root.get("version").is_none() {
-        let hint = Some(format!("a resource has `kind:` ({}), a safety.yaml `version: v1` and `rules:`", KINDS.join(", ")));
+        let hint = Some(format!(
+            "a resource has `kind:` ({}), a safety.yaml `version: v1` and `rules:`",
+            KINDS.join(", ")
+        ));
         findings.push(page.finding(root.at, "kind", "the key `kind` is missing".to_owned(), hint));
         return None;
     }
@@ -354,7 +394,11 @@ fn load_safety(
     *unnamed = unnamed.saturating_add(1);
     let name = if *unnamed == 1 { page.stem() } else { format!("{}-{unnamed}", page.stem()) };
     let metadata = Metadata { name, ..Metadata::default() };
-    Some(Document { resource: Resource { metadata, spec: Spec::Policy(spec) }, page: page.clone(), spec: root })
+    Some(Document {
+        resource: Resource { metadata, spec: Spec::Policy(spec) },
+        page: page.clone(),
+        spec: root,
+    })
 }
 
 /// A text whose indentation was lost is valid YAML still: rules that have only an `id`, and what belongs to them

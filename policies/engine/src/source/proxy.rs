@@ -8,8 +8,19 @@ use crate::yaml::{self, Mark, Node, Value};
 
 /// Keys of [`ProxySpec`]; what the environment may set.
 const KEYS: [&str; 13] = [
-    "agent", "listen", "control", "policies", "state", "tls", "upstreams", "hosts", "limits", "audit", "prices",
-    "refusals", "breakers",
+    "agent",
+    "listen",
+    "control",
+    "policies",
+    "state",
+    "tls",
+    "upstreams",
+    "hosts",
+    "limits",
+    "audit",
+    "prices",
+    "refusals",
+    "breakers",
 ];
 
 /// Reads the configuration of a proxy and puts `env` (pairs of `SIDEGUARD_<PATH>` and value, `__` between levels,

@@ -32,7 +32,8 @@ fn distance(a: &[char], b: &[char]) -> usize {
             let j1 = j.saturating_add(1);
             let mut least = at(&row, j).saturating_add(usize::from(ca != cb));
             least = least.min(at(&row, j1).saturating_add(1)).min(at(&next, j).saturating_add(1));
-            let earlier = |text: &[char], index: usize| index.checked_sub(1).and_then(|index| text.get(index).copied());
+            let earlier =
+                |text: &[char], index: usize| index.checked_sub(1).and_then(|index| text.get(index).copied());
             if earlier(a, i) == Some(*cb) && earlier(b, j) == Some(*ca) {
                 least = least.min(at(&before, j.saturating_sub(1)).saturating_add(1));
             }

@@ -12,10 +12,43 @@ const MAX_DEPTH: usize = 64;
 const MAX_REGEX: usize = 1 << 20;
 /// Functions of CEL's standard library as the evaluator has them, macros included.
 const FUNCTIONS: [&str; 37] = [
-    "all", "bool", "bytes", "contains", "double", "duration", "dyn", "endsWith", "exists", "exists_one", "filter",
-    "getDate", "getDayOfMonth", "getDayOfWeek", "getDayOfYear", "getFullYear", "getHours", "getMilliseconds",
-    "getMinutes", "getMonth", "getSeconds", "has", "int", "map", "matches", "max", "min", "optional", "size",
-    "startsWith", "string", "timestamp", "type", "uint", "value", "hasValue", "orValue",
+    "all",
+    "bool",
+    "bytes",
+    "contains",
+    "double",
+    "duration",
+    "dyn",
+    "endsWith",
+    "exists",
+    "exists_one",
+    "filter",
+    "getDate",
+    "getDayOfMonth",
+    "getDayOfWeek",
+    "getDayOfYear",
+    "getFullYear",
+    "getHours",
+    "getMilliseconds",
+    "getMinutes",
+    "getMonth",
+    "getSeconds",
+    "has",
+    "int",
+    "map",
+    "matches",
+    "max",
+    "min",
+    "optional",
+    "size",
+    "startsWith",
+    "string",
+    "timestamp",
+    "type",
+    "uint",
+    "value",
+    "hasValue",
+    "orValue",
 ];
 /// Names of types, which stand for themselves.
 const TYPES: [&str; 11] =
@@ -100,11 +133,17 @@ impl<'e> Walk<'e> {
         }
     }
 
-    fn comprehension(&mut self, at: &'e IdedExpr, each: &'e ComprehensionExpr, depth: usize) -> Result<(), Fault> {
+    fn comprehension(
+        &mut self,
+        at: &'e IdedExpr,
+        each: &'e ComprehensionExpr,
+        depth: usize,
+    ) -> Result<(), Fault> {
         if let Some(outer) = self.loops.last() {
             let over = root(&each.iter_range);
             if self.loops.len() >= 2 || over != Some(outer) {
-                let mut fault = fault(at, "a loop within a loop may only go over what the outer one is at".to_owned());
+                let mut fault =
+                    fault(at, "a loop within a loop may only go over what the outer one is at".to_owned());
                 fault.hint = Some(format!("begin the inner one with `{outer}`, and nest no deeper than two"));
                 return Err(fault);
             }

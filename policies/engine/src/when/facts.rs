@@ -20,8 +20,24 @@ const MAX_ARGS: usize = 1 << 20;
 
 /// What an expression may name.
 pub(crate) const VARIABLES: [&str; 18] = [
-    "tenant", "agent", "labels", "chain", "point", "topic", "verb", "risk_tags", "tool", "args", "model", "host",
-    "method", "path", "tokens", "cost_usd", "session", "time",
+    "tenant",
+    "agent",
+    "labels",
+    "chain",
+    "point",
+    "topic",
+    "verb",
+    "risk_tags",
+    "tool",
+    "args",
+    "model",
+    "host",
+    "method",
+    "path",
+    "tokens",
+    "cost_usd",
+    "session",
+    "time",
 ];
 
 /// One call at one moment. Absent texts are empty, absent arguments an empty map.
@@ -65,7 +81,8 @@ impl VariableResolver for Facts<'_> {
             "args" => return self.args(),
             "labels" => {
                 let labels = call.caller.labels.iter();
-                let map: HashMap<Key, Value> = labels.map(|(k, v)| (Key::from(k.as_str()), string(v))).collect();
+                let map: HashMap<Key, Value> =
+                    labels.map(|(k, v)| (Key::from(k.as_str()), string(v))).collect();
                 Value::Map(Map { map: Arc::new(map) })
             }
             "chain" => list(call.caller.chain.iter().map(String::as_str)),
@@ -100,7 +117,8 @@ fn parse(bytes: &[u8]) -> Result<Box<dyn Val>, String> {
     if bytes.len() > MAX_ARGS {
         return Err(format!("the arguments have more than the {MAX_ARGS} bytes that an expression may read"));
     }
-    let Json(value) = serde_json::from_slice(bytes).map_err(|_| "the arguments are not JSON without repeated keys")?;
+    let Json(value) =
+        serde_json::from_slice(bytes).map_err(|_| "the arguments are not JSON without repeated keys")?;
     Box::<dyn Val>::try_from(value).map_err(|_| "the arguments cannot be read".to_owned())
 }
 

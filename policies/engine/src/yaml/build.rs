@@ -16,7 +16,8 @@ pub(crate) struct Documents {
 /// Reads all documents of `text`.
 pub(crate) fn parse(text: &str) -> Documents {
     if text.len() > MAX_BYTES {
-        let message = format!("the file has {} bytes, more than the {MAX_BYTES} that one may have", text.len());
+        let message =
+            format!("the file has {} bytes, more than the {MAX_BYTES} that one may have", text.len());
         let hint = Some("split it into several files".to_owned());
         let refusal = Refusal { at: Mark { line: 1, column: 1 }, code: "size", message, hint };
         return Documents { roots: Vec::new(), refusals: vec![refusal] };
@@ -29,7 +30,8 @@ pub(crate) fn parse(text: &str) -> Documents {
     };
     let mut builder = Builder::default();
     for event in Parser::new_from_str_with_options(text, options) {
-        let step = event.map_err(|error| syntax(&error, text)).and_then(|(event, span)| builder.take(event, span));
+        let step =
+            event.map_err(|error| syntax(&error, text)).and_then(|(event, span)| builder.take(event, span));
         if let Err(refusal) = step {
             builder.done.refusals.push(refusal);
             break;
@@ -212,7 +214,12 @@ fn syntax(error: &ScanError, text: &str) -> Refusal {
     let tab = line.get(..indentation).is_some_and(|space| space.contains('\t'));
     let kind = error.kind();
     if matches!(kind, ErrorKind::RecursionLimitExceeded) {
-        return Refusal { at, code: "depth", message: format!("nested deeper than {MAX_DEPTH} levels"), hint: None };
+        return Refusal {
+            at,
+            code: "depth",
+            message: format!("nested deeper than {MAX_DEPTH} levels"),
+            hint: None,
+        };
     }
     let hint = if tab {
         Some("indent with spaces; YAML takes no tabs there".to_owned())

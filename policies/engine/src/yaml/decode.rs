@@ -31,8 +31,14 @@ pub(crate) struct Fault {
 /// The kinds of fault that get their own hints.
 #[derive(Debug, Clone)]
 pub(crate) enum FaultKind {
-    UnknownKey { key: String, known: &'static [&'static str] },
-    UnknownValue { value: String, known: &'static [&'static str] },
+    UnknownKey {
+        key: String,
+        known: &'static [&'static str],
+    },
+    UnknownValue {
+        value: String,
+        known: &'static [&'static str],
+    },
     MissingKey(&'static str),
     /// A key is missing because it was left out: told already.
     Consequence,
@@ -143,7 +149,9 @@ impl<'t> At<'t> {
 
     fn list<V: Visitor<'t>>(self, visitor: V) -> Result<V::Value, Fault> {
         let Value::List(items) = &self.node.value else { return Err(self.not("a list")) };
-        visitor.visit_seq(Items { at: self, left: items.iter() }).map_err(|e| e.place(self.node.at, self.node))
+        visitor
+            .visit_seq(Items { at: self, left: items.iter() })
+            .map_err(|e| e.place(self.node.at, self.node))
     }
 
     fn map<V: Visitor<'t>>(self, visitor: V) -> Result<V::Value, Fault> {
@@ -155,7 +163,8 @@ impl<'t> At<'t> {
 
     fn consequence(self, mut fault: Fault, entries: &[Entry]) -> Fault {
         if let (FaultKind::MissingKey(key), None) = (&fault.kind, fault.at) {
-            let left_out = |entry: &Entry| entry.key == *key && self.pruned.contains(&std::ptr::from_ref(&entry.value));
+            let left_out =
+                |entry: &Entry| entry.key == *key && self.pruned.contains(&std::ptr::from_ref(&entry.value));
             if entries.iter().any(left_out) {
                 fault.kind = FaultKind::Consequence;
             }
@@ -165,9 +174,9 @@ impl<'t> At<'t> {
 
     fn not(self, wanted: &str) -> Fault {
         match self.node.value {
-            Value::Scalar(..) if self.node.is_null() => {
-                self.fail(format_args!("expected {wanted}, found nothing; indent what belongs here, or remove the key"))
-            }
+            Value::Scalar(..) if self.node.is_null() => self.fail(format_args!(
+                "expected {wanted}, found nothing; indent what belongs here, or remove the key"
+            )),
             Value::Scalar(ref text, _) if wanted == "a list" => {
                 let text = brief(text);
                 self.fail(format_args!("expected a list, found text; write `[{text}]`"))

@@ -12,7 +12,7 @@ use sideguard_types::refusal::Refusal;
 use super::calls::{CallIndex, Calls};
 use super::rebuild::{self, Change, quoted};
 use super::tally::Tally;
-use super::{Dialect, Held, Read, Seen, ToolKind, Unjudgeable, Way, ending, member, text_of};
+use super::{Dialect, Held, Read, Seen, ToolKind, Unjudgeable, Way, ending, member, members, text_of};
 use crate::edit::{self, Edit};
 use crate::json::{self, Kind, Value};
 use crate::usage;
@@ -45,6 +45,14 @@ enum Slot {
     Function,
 }
 
+/// What a chunk, or a whole completion, told.
+struct Chunk {
+    /// The calls that its pieces belong to.
+    pieces: Vec<CallIndex>,
+    /// Whether it has usage and no choice.
+    only_usage: bool,
+}
+
 impl Chat {
     pub(super) fn new(streamed: bool, hide_usage: bool) -> Self {
         Self { streamed, hide_usage, choices: BTreeMap::new() }
@@ -56,15 +64,16 @@ impl Chat {
     }
 
     /// Reads a chunk or a completion, which differ only in [`Chat::part`].
-    fn read_root(&mut self, root: Value<'_>, seen: &mut Seen) -> Result<Vec<CallIndex>, Unjudgeable> {
-        seen.tally.model_is(root.get("model"));
-        let usage = member(root, "usage").or_else(|| member(root, "x_groq")?.get("usage"));
-        read_usage(usage, &mut seen.tally);
-        let mut pieces = Vec::new();
-        for choice in root.get("choices").iter().flat_map(Value::elements) {
-            self.read_choice(choice, seen, &mut pieces)?;
+    fn read_root(&mut self, root: Value<'_>, seen: &mut Seen) -> Result<Chunk, Unjudgeable> {
+        let [model, usage, groq, choices] = members(root, ["model", "usage", "x_groq", "choices"]);
+        seen.tally.model_is(model);
+        let mut chunk = Chunk { pieces: Vec::new(), only_usage: usage.is_some() };
+        for choice in choices.iter().flat_map(Value::elements) {
+            chunk.only_usage = false;
+            self.read_choice(choice, seen, &mut chunk.pieces)?;
         }
-        Ok(pieces)
+        read_usage(usage.or_else(|| groq?.get("usage")), &mut seen.tally);
+        Ok(chunk)
     }
 
     fn read_choice(
@@ -73,19 +82,19 @@ impl Chat {
         seen: &mut Seen,
         pieces: &mut Vec<CallIndex>,
     ) -> Result<(), Unjudgeable> {
-        let (streamed, part) = (self.streamed, self.part());
+        let [index, part, message, finish, usage] =
+            members(choice, ["index", self.part(), "message", "finish_reason", "usage"]);
         // Some servers repeat the whole message in the last chunk; what libraries make of calls in both is open.
-        if streamed && member(choice, "message").is_some_and(has_calls) {
+        if message.is_some_and(has_calls) {
             return Err(Unjudgeable::because("a chunk holds tool calls outside of its `delta`"));
         }
-        let state = self.choices.entry(index_of(choice)?.unwrap_or_default()).or_default();
-        if let Some(part) = member(choice, part) {
-            read_text(part, state, &mut seen.tally);
-            let mut reader = Pieces { streamed, state, seen, pieces };
-            reader.read(part)?;
+        let streamed = self.streamed;
+        let state = self.choices.entry(whole_number(index)?.unwrap_or_default()).or_default();
+        if let Some(part) = part {
+            Pieces { streamed, state, seen, pieces }.read(part)?;
         }
-        read_usage(member(choice, "usage"), &mut seen.tally);
-        if member(choice, "finish_reason").is_some() {
+        read_usage(usage, &mut seen.tally);
+        if finish.is_some() {
             state.finished = true;
             state.complete(&mut seen.calls);
         }
@@ -103,9 +112,8 @@ impl Chat {
         let mut edits = Vec::new();
         let mut silent = member(root, "usage").is_none();
         for choice in root.get("choices").iter().flat_map(Value::elements) {
-            let state =
-                index_of(choice).ok().and_then(|index| self.choices.get_mut(&index.unwrap_or_default()));
-            let Some(state) = state else { continue };
+            let index = choice.get("index").and_then(|index| index.as_count());
+            let Some(state) = self.choices.get_mut(&index.unwrap_or_default()) else { continue };
             let rewritten = member(choice, part).and_then(|part| {
                 let rewritten = state.rewrite(part, &mut pieces, calls)?;
                 edits.push(Edit::replace(part.span(), rewritten.as_str()));
@@ -126,10 +134,9 @@ impl Chat {
 
 impl Dialect for Chat {
     fn read(&mut self, _name: Option<&str>, root: Value<'_>, seen: &mut Seen) -> Result<Read, Unjudgeable> {
-        let pieces = self.read_root(root, seen)?;
-        let no_choice = root.get("choices").is_none_or(|choices| choices.elements().next().is_none());
-        let hide = self.hide_usage && no_choice && member(root, "usage").is_some();
-        Ok(Read { pieces, ..Read::new(if hide { Way::Hide } else { Way::InTurn }) })
+        let Chunk { pieces, only_usage } = self.read_root(root, seen)?;
+        let way = if only_usage && self.hide_usage { Way::Hide } else { Way::InTurn };
+        Ok(Read { pieces, ..Read::new(way) })
     }
 
     fn done(&mut self, seen: &mut Seen) -> Read {
@@ -156,9 +163,9 @@ impl Dialect for Chat {
     }
 
     fn read_whole(&mut self, root: Value<'_>, seen: &mut Seen) -> Result<Vec<CallIndex>, Unjudgeable> {
-        let pieces = self.read_root(root, seen)?;
+        let chunk = self.read_root(root, seen)?;
         self.done(seen);
-        Ok(pieces)
+        Ok(chunk.pieces)
     }
 
     fn edit_whole(&mut self, root: Value<'_>, pieces: &[CallIndex], calls: &mut Calls) -> Vec<Edit> {
@@ -220,8 +227,7 @@ impl Choice {
     }
 
     fn rebuild(&mut self, part: Value<'_>, kept: &[String], drop_function: bool, told: &str) -> String {
-        let here = member(part, "content")
-            .is_some_and(|content| content.as_str().is_none_or(|text| !text.is_empty()));
+        let here = member(part, "content").is_some_and(says_something);
         let apart = if !told.is_empty() && (self.spoke || here) { "\n\n" } else { "" };
         self.spoke |= !told.is_empty();
         let change = |member: &json::Member<'_>| match &*member.key() {
@@ -269,23 +275,27 @@ struct Pieces<'p> {
 
 impl Pieces<'_> {
     fn read(&mut self, part: Value<'_>) -> Result<(), Unjudgeable> {
-        if let Some(tools) = member(part, "tool_calls") {
-            if tools.kind() != Kind::Array {
-                return Err(Unjudgeable::because("`tool_calls` is not an array"));
-            }
-            for (position, piece) in tools.elements().enumerate() {
-                let index = match index_of(piece)? {
-                    Some(index) => index,
-                    None if self.streamed => 0,
-                    None => position as u64,
-                };
-                self.read_tool(Slot::Tool(index), piece)?;
-            }
+        let [content, refusal, reasoning_content, reasoning, tools, function] = members(
+            part,
+            ["content", "refusal", "reasoning_content", "reasoning", "tool_calls", "function_call"],
+        );
+        for text in [content, refusal, reasoning_content, reasoning].into_iter().flatten() {
+            self.seen.tally.wrote(Some(text));
+            text.elements().for_each(|item| self.seen.tally.wrote(item.get("text")));
         }
-        if let Some(function) = member(part, "function_call") {
-            self.read_piece(Slot::Function, "", ToolKind::Function, Some(function))?;
+        self.state.spoke |= content.is_some_and(says_something);
+        if tools.is_some_and(|tools| tools.kind() != Kind::Array) {
+            return Err(Unjudgeable::because("`tool_calls` is not an array"));
         }
-        Ok(())
+        for (piece, position) in tools.iter().flat_map(Value::elements).zip(0_u64..) {
+            let index = whole_number(piece.get("index"))?;
+            let index = index.unwrap_or(if self.streamed { 0 } else { position });
+            self.read_tool(Slot::Tool(index), piece)?;
+        }
+        match function {
+            Some(function) => self.read_piece(Slot::Function, "", ToolKind::Function, Some(function)),
+            None => Ok(()),
+        }
     }
 
     fn read_tool(&mut self, slot: Slot, piece: Value<'_>) -> Result<(), Unjudgeable> {
@@ -338,15 +348,6 @@ impl Pieces<'_> {
     }
 }
 
-fn read_text(part: Value<'_>, state: &mut Choice, tally: &mut Tally) {
-    for key in ["content", "refusal", "reasoning_content", "reasoning"] {
-        let Some(value) = member(part, key) else { continue };
-        tally.wrote(Some(value));
-        value.elements().for_each(|item| tally.wrote(item.get("text")));
-        state.spoke |= key == "content" && value.as_str().is_none_or(|text| !text.is_empty());
-    }
-}
-
 fn read_usage(usage: Option<Value<'_>>, tally: &mut Tally) {
     // Where several chunks have it, each includes the ones before.
     if let Some(usage) = usage.filter(|usage| usage.kind() == Kind::Object) {
@@ -359,9 +360,13 @@ fn has_calls(message: Value<'_>) -> bool {
     tools || member(message, "function_call").is_some()
 }
 
-/// The `index` of a choice or a piece.
-fn index_of(value: Value<'_>) -> Result<Option<u64>, Unjudgeable> {
-    let Some(index) = member(value, "index") else { return Ok(None) };
+fn says_something(content: Value<'_>) -> bool {
+    content.as_str().is_none_or(|text| !text.is_empty())
+}
+
+/// An `index`, where there is one.
+fn whole_number(index: Option<Value<'_>>) -> Result<Option<u64>, Unjudgeable> {
+    let Some(index) = index.filter(|index| !index.is_null()) else { return Ok(None) };
     match index.as_count() {
         Some(index) => Ok(Some(index)),
         None => Err(Unjudgeable::because("an `index` is not a whole number")),

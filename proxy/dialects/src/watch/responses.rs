@@ -14,7 +14,9 @@ use sideguard_types::refusal::Refusal;
 
 use super::calls::{CallIndex, Calls};
 use super::rebuild::quoted;
-use super::{Dialect, Held, Read, Seen, ToolKind, Unjudgeable, Way, ending, kind_of, member, text_of};
+use super::{
+    Dialect, Held, Read, Seen, ToolKind, Unjudgeable, Way, ending, kind_of, member, members, text_of,
+};
 use crate::edit::{self, Edit};
 use crate::json::{self, Value};
 use crate::sse::Event;
@@ -191,8 +193,10 @@ impl Dialect for Responses {
     fn read(&mut self, name: Option<&str>, root: Value<'_>, seen: &mut Seen) -> Result<Read, Unjudgeable> {
         let kind = kind_of(name, root)?;
         let mut read = Read::new(Way::InTurn);
-        read.sequence = root.get("sequence_number").and_then(|number| number.as_count());
-        if let Some(response) = member(root, "response") {
+        let [sequence, response, index, item] =
+            members(root, ["sequence_number", "response", "output_index", "item"]);
+        read.sequence = sequence.and_then(|number| number.as_count());
+        if let Some(response) = response {
             read.pieces = self.response(response, seen)?;
             if let "response.completed" | "response.incomplete" | "response.failed" = &*kind {
                 self.end_items(seen)?;
@@ -201,11 +205,11 @@ impl Dialect for Responses {
             }
             return Ok(read);
         }
-        let index = root.get("output_index").and_then(|index| index.as_count());
+        let index = index.and_then(|index| index.as_count());
         let placed = || index.ok_or_else(|| Unjudgeable(format!("`{kind}` has no `output_index`")));
         match &*kind {
-            "response.output_item.added" => self.added(placed()?, root.get("item"), seen)?,
-            "response.output_item.done" => self.done_item(placed()?, root.get("item"), seen)?,
+            "response.output_item.added" => self.added(placed()?, item, seen)?,
+            "response.output_item.done" => self.done_item(placed()?, item, seen)?,
             "error" => read.way = Way::Last,
             other => {
                 if let Some(of) = Arguments::read(other) {
