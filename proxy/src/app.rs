@@ -19,7 +19,7 @@ use sideguard_policy::source::Source;
 use sideguard_record::Log;
 use sideguard_runtime::drain::Drain;
 use sideguard_runtime::secret::Secret;
-use sideguard_runtime::{admin, clock, tasks};
+use sideguard_runtime::{admin, clock, signal, tasks};
 use sideguard_types::audit::{Phase, Record};
 use sideguard_types::call::Caller;
 use sideguard_types::resource::ProxySpec;
@@ -227,6 +227,7 @@ pub async fn start(
     given: Vec<Source>,
     watcher: Arc<dyn Watcher>,
 ) -> Result<Running, StartError> {
+    signal::survive_file_size_limit().map_err(|error| StartError::State(error.to_string()))?;
     let sidecar = Arc::new(assemble(spec, state, given, watcher)?);
     let outbound = listen(&sidecar.config.listen.outbound).await?;
     let admin = listen(&sidecar.config.listen.admin).await?;

@@ -25,6 +25,8 @@ pub struct Reply {
     pub headers: HeaderMap,
     /// Body.
     pub body: Bytes,
+    /// Trailers.
+    pub trailers: HeaderMap,
 }
 
 impl Reply {
@@ -98,11 +100,79 @@ where
     }
 }
 
+/// A connection of HTTP/1.1 that is kept for several requests, one after the other.
+pub struct Kept {
+    send: hyper::client::conn::http1::SendRequest<Full<Bytes>>,
+    host: String,
+}
+
+impl Kept {
+    /// Opens one to a sidecar's outbound port.
+    ///
+    /// # Panics
+    /// When there is no connection.
+    pub async fn open(sidecar: &Sidecar) -> Self {
+        let tcp = TcpStream::connect(sidecar.outbound()).await.expect("the outbound port");
+        let mut builder = hyper::client::conn::http1::Builder::new();
+        let (send, connection) = builder.preserve_header_case(true).handshake(TokioIo::new(tcp)).await.expect("a handshake");
+        tasks::spawn("client", connection);
+        Self { send, host: sidecar.outbound().to_string() }
+    }
+
+    /// Sends a request and reads its reply.
+    ///
+    /// # Panics
+    /// When there is none.
+    pub async fn send(&mut self, method: &str, target: &str, headers: &[(&str, &str)], body: impl Into<Bytes>) -> Reply {
+        let mut all = vec![("host", self.host.as_str())];
+        all.extend_from_slice(headers);
+        let request = request(method, target, &all, body);
+        self.send.ready().await.expect("a connection that was kept");
+        collect(self.send.send_request(request).await.expect("a reply")).await
+    }
+}
+
+/// A connection of HTTP/2 that carries several requests at once.
+pub struct Many {
+    send: hyper::client::conn::http2::SendRequest<Full<Bytes>>,
+}
+
+impl Many {
+    /// Begins HTTP/2 over a connection.
+    ///
+    /// # Panics
+    /// When the other side does not.
+    pub async fn over<I>(io: I) -> Self
+    where
+        I: tokio::io::AsyncRead + tokio::io::AsyncWrite + Unpin + Send + 'static,
+    {
+        let builder = hyper::client::conn::http2::Builder::new(TokioExecutor::new());
+        let (send, connection) = builder.handshake(TokioIo::new(io)).await.expect("a handshake");
+        tasks::spawn("client", connection);
+        Self { send }
+    }
+
+    /// Sends a request. Its reply is read by whoever awaits what is returned.
+    ///
+    /// # Panics
+    /// When there is none.
+    pub fn send(&self, request: Request<Full<Bytes>>) -> impl Future<Output = Reply> + Send + 'static {
+        let reply = self.send.clone().send_request(request);
+        async move { collect(reply.await.expect("a reply")).await }
+    }
+}
+
 /// Reads a reply whole.
 pub async fn collect(response: Response<Incoming>) -> Reply {
     let (head, body) = response.into_parts();
-    let body = body.collect().await.map(http_body_util::Collected::to_bytes).unwrap_or_default();
-    Reply { status: head.status.as_u16(), headers: head.headers, body }
+    let (body, trailers) = match body.collect().await {
+        Ok(whole) => {
+            let trailers = whole.trailers().cloned().unwrap_or_default();
+            (whole.to_bytes(), trailers)
+        }
+        Err(_) => (Bytes::new(), HeaderMap::new()),
+    };
+    Reply { status: head.status.as_u16(), headers: head.headers, body, trailers }
 }
 
 /// Builds a request.
@@ -229,14 +299,38 @@ pub async fn tunnelled(
     collect(response).await
 }
 
+/// Sends a request without a body over a connection that is there, with the given `Host` or `:authority`.
+///
+/// # Panics
+/// When there is no reply.
+pub async fn over<I>(io: I, version: Version, method: &str, host: &str, target: &str) -> Reply
+where
+    I: tokio::io::AsyncRead + tokio::io::AsyncWrite + Unpin + Send + 'static,
+{
+    let request = match version {
+        Version::One => request(method, target, &[("host", host)], ""),
+        Version::Two => request(method, &format!("https://{host}{target}"), &[], ""),
+    };
+    collect(exchange(TokioIo::new(io), request, version).await).await
+}
+
 /// A GET on the admin port.
 ///
 /// # Panics
 /// When there is no reply.
 pub async fn admin(sidecar: &Sidecar, path: &str) -> Reply {
+    administer(sidecar, "GET", path, &[]).await
+}
+
+/// A request on the admin port.
+///
+/// # Panics
+/// When there is no reply.
+pub async fn administer(sidecar: &Sidecar, method: &str, path: &str, headers: &[(&str, &str)]) -> Reply {
     let tcp = TcpStream::connect(sidecar.admin()).await.expect("the admin port");
     let host = sidecar.admin().to_string();
-    let response = exchange(TokioIo::new(tcp), request("GET", path, &[("host", &host)], ""), Version::One).await;
-    collect(response).await
+    let mut all = vec![("host", host.as_str())];
+    all.extend_from_slice(headers);
+    collect(exchange(TokioIo::new(tcp), request(method, path, &all, ""), Version::One).await).await
 }
 

@@ -3,6 +3,7 @@
 use std::convert::Infallible;
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use bytes::Bytes;
 use http::{HeaderMap, Request, Response};
@@ -21,6 +22,8 @@ use tokio::sync::mpsc;
 /// One request as it reached the upstream.
 #[derive(Debug, Clone)]
 pub struct Seen {
+    /// Version of HTTP.
+    pub version: http::Version,
     /// Method.
     pub method: String,
     /// Path and query.
@@ -76,7 +79,43 @@ pub type Answer = dyn Fn(&Seen) -> Response<Body> + Send + Sync;
 pub struct Fake {
     address: SocketAddr,
     seen: Arc<Mutex<Vec<Seen>>>,
+    connections: Arc<Connections>,
     _task: Owned,
+}
+
+/// Connections that reached a fake.
+#[derive(Debug, Default)]
+pub struct Connections {
+    accepted: AtomicUsize,
+    open: AtomicUsize,
+}
+
+impl Connections {
+    /// How many were accepted so far.
+    pub fn accepted(&self) -> usize {
+        self.accepted.load(Ordering::Acquire)
+    }
+
+    /// How many are open now.
+    pub fn open(&self) -> usize {
+        self.open.load(Ordering::Acquire)
+    }
+
+    /// Counts one in, until what is returned is dropped.
+    pub(crate) fn count(self: &Arc<Self>) -> Connected {
+        self.accepted.fetch_add(1, Ordering::AcqRel);
+        self.open.fetch_add(1, Ordering::AcqRel);
+        Connected(Arc::clone(self))
+    }
+}
+
+/// One connection that is open.
+pub(crate) struct Connected(Arc<Connections>);
+
+impl Drop for Connected {
+    fn drop(&mut self) {
+        self.0.open.fetch_sub(1, Ordering::AcqRel);
+    }
 }
 
 impl Fake {
@@ -85,8 +124,10 @@ impl Fake {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
         let address = listener.local_addr().expect("an address");
         let seen = Arc::new(Mutex::new(Vec::new()));
-        let task = tasks::spawn("fake", serve(listener, tls, Arc::clone(&seen), Arc::new(answer)));
-        Self { address, seen, _task: Owned::new(&task) }
+        let connections = Arc::new(Connections::default());
+        let service = serve(listener, tls, Arc::clone(&seen), Arc::clone(&connections), Arc::new(answer));
+        let task = tasks::spawn("fake", service);
+        Self { address, seen, connections, _task: Owned::new(&task) }
     }
 
     /// A JSON reply to everything.
@@ -106,6 +147,12 @@ impl Fake {
         format!("http://{}", self.address)
     }
 
+    /// The connections that reached it.
+    #[must_use]
+    pub fn connections(&self) -> &Connections {
+        &self.connections
+    }
+
     /// What reached it so far.
     #[must_use]
     pub fn seen(&self) -> Vec<Seen> {
@@ -119,9 +166,16 @@ pub fn reply(content_type: &str, body: Body) -> Response<Body> {
     Response::builder().header("content-type", content_type).body(body).expect("a reply")
 }
 
-async fn serve(listener: TcpListener, tls: Option<Arc<ServerConfig>>, seen: Arc<Mutex<Vec<Seen>>>, answer: Arc<Answer>) {
+async fn serve(
+    listener: TcpListener,
+    tls: Option<Arc<ServerConfig>>,
+    seen: Arc<Mutex<Vec<Seen>>>,
+    connections: Arc<Connections>,
+    answer: Arc<Answer>,
+) {
     loop {
         let Ok((tcp, _)) = listener.accept().await else { continue };
+        let connected = connections.count();
         let (tls, seen, answer) = (tls.clone(), Arc::clone(&seen), Arc::clone(&answer));
         tasks::spawn("fake-connection", async move {
             // What the other side breaks off is its own affair.
@@ -133,6 +187,7 @@ async fn serve(listener: TcpListener, tls: Option<Arc<ServerConfig>>, seen: Arc<
                     }
                 }
             }
+            drop(connected);
         });
     }
 }
@@ -149,6 +204,7 @@ where
             let host = head.uri.authority().map(ToString::to_string);
             let host = host.or_else(|| head.headers.get("host").map(|host| String::from_utf8_lossy(host.as_bytes()).into_owned()));
             let one = Seen {
+                version: head.version,
                 method: head.method.to_string(),
                 target: head.uri.path_and_query().map_or_else(String::new, ToString::to_string),
                 host: host.unwrap_or_default(),

@@ -3,8 +3,24 @@
 
 pub mod client;
 pub mod fake;
+pub mod raw;
 pub mod sidecar;
 pub mod tls;
 
 pub use fake::{Fake, Seen};
+pub use raw::RawFake;
 pub use sidecar::Sidecar;
+
+/// Waits until something holds, looking every 5 ms.
+///
+/// # Panics
+/// When it does not within 10 s.
+pub async fn until(what: &str, holds: impl Fn() -> bool) {
+    for _ in 0..2_000 {
+        if holds() {
+            return;
+        }
+        tokio::time::sleep(std::time::Duration::from_millis(5)).await;
+    }
+    panic!("not within 10 s: {what}");
+}

@@ -44,12 +44,18 @@ impl Sidecar {
     /// Starts `sideguard proxy` with `spec`, the text below `spec:`, and the given policy files.
     #[must_use]
     pub fn start(spec: &str, policies: &[(&str, &str)]) -> Self {
+        Self::shared(&format!("  agent: {{name: tester}}\n{spec}"), policies)
+    }
+
+    /// Starts it as [`start`](Self::start) does, but as the port of no agent in particular.
+    #[must_use]
+    pub fn shared(spec: &str, policies: &[(&str, &str)]) -> Self {
         let dir = tempfile::tempdir().expect("a directory");
         for (name, text) in policies {
             write(&dir.path().join("policies").join(name), text);
         }
         let config = format!(
-            "apiVersion: sideguard.dev/v1\nkind: Proxy\nmetadata: {{name: test}}\nspec:\n  agent: {{name: tester}}\n  \
+            "apiVersion: sideguard.dev/v1\nkind: Proxy\nmetadata: {{name: test}}\nspec:\n  \
              listen: {{outbound: \"127.0.0.1:0\", admin: \"127.0.0.1:0\"}}\n  policies: [policies]\n{spec}"
         );
         write(&dir.path().join("proxy.yaml"), &config);
@@ -157,11 +163,27 @@ impl Sidecar {
         let _ = self.child.wait();
     }
 
+    /// Sends a signal, such as `TERM`.
+    ///
+    /// # Panics
+    /// When it cannot be sent.
+    pub fn signal(&self, name: &str) {
+        let sent = Command::new("kill").arg(format!("-{name}")).arg(self.pid().to_string()).status();
+        assert!(sent.expect("kill runs").success(), "the process is there");
+    }
+
+    /// How it ended, if it has.
+    ///
+    /// # Panics
+    /// When the process cannot be asked.
+    pub fn ended(&mut self) -> Option<ExitStatus> {
+        self.child.try_wait().expect("the process")
+    }
+
     /// Sends SIGTERM and waits for the end.
     #[must_use]
     pub fn terminate(&mut self) -> ExitStatus {
-        let pid = self.child.id().to_string();
-        Command::new("kill").args(["-TERM", &pid]).status().expect("kill runs");
+        self.signal("TERM");
         self.child.wait().expect("the process")
     }
 }

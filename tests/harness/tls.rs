@@ -1,14 +1,17 @@
 //! A certificate authority for the fakes.
 
+use std::path::Path;
 use std::sync::Arc;
 
 use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair};
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject};
 use rustls::{ClientConfig, RootCertStore, ServerConfig};
+use tempfile::NamedTempFile;
 
 /// An authority of a test.
 pub struct Authority {
     pem: String,
+    file: NamedTempFile,
     issuer: Issuer<'static, KeyPair>,
 }
 
@@ -26,7 +29,15 @@ impl Authority {
         let mut params = CertificateParams::new(Vec::<String>::new()).expect("parameters");
         params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
         let pem = params.self_signed(&key).expect("a certificate").pem();
-        Self { pem, issuer: Issuer::new(params, key) }
+        let file = NamedTempFile::new().expect("a file");
+        std::fs::write(file.path(), &pem).expect("a file");
+        Self { pem, file, issuer: Issuer::new(params, key) }
+    }
+
+    /// A file with its certificate, for `tls.trust`.
+    #[must_use]
+    pub fn path(&self) -> &Path {
+        self.file.path()
     }
 
     /// Its certificate.

@@ -11,10 +11,15 @@ use std::sync::{Arc, LazyLock};
 
 use cel::{Context, Env, ExecutionError, Program, Value};
 
+use check::Cost;
+
 pub(crate) use facts::Facts;
 
 /// Longest expression, in bytes.
 const MAX_BYTES: usize = 4096;
+/// Largest arguments that a loop may look at as a whole on each of its turns, in bytes: the time that it takes grows
+/// with their square.
+const MAX_LOOPED_ARGS: usize = 8 << 10;
 /// Deepest nesting of brackets before an expression is parsed at all.
 const MAX_BRACKETS: usize = 32;
 
@@ -24,6 +29,7 @@ static ENV: LazyLock<Arc<Env>> = LazyLock::new(|| Arc::new(Env::stdlib()));
 pub(crate) struct When {
     program: Program,
     text: Box<str>,
+    cost: Cost,
 }
 
 /// Why an expression cannot be used; line and column from 1, within the expression.
@@ -57,7 +63,7 @@ impl When {
             },
             None => bad("not a valid expression".to_owned()),
         })?;
-        check::check(&program).map_err(|fault| {
+        let cost = check::check(&program).map_err(|fault| {
             let start =
                 fault.node.and_then(|id| program.source_info().offset_for(id)).map_or(0, |(start, _)| start);
             let before = text.get(..usize::try_from(start).unwrap_or(0)).unwrap_or_default();
@@ -65,7 +71,7 @@ impl When {
             let column = before.rsplit('\n').next().map_or(0, |tail| tail.chars().count()).saturating_add(1);
             BadExpression { line, column, message: fault.message, hint: fault.hint }
         })?;
-        Ok(Self { program, text: text.trim().into() })
+        Ok(Self { program, text: text.trim().into(), cost })
     }
 
     /// Whether it holds for a call.
@@ -74,6 +80,11 @@ impl When {
     /// When it cannot be evaluated or is neither true nor false. The message has names and types, no values: it
     /// goes into the record.
     pub(crate) fn holds(&self, facts: &Facts<'_>) -> Result<bool, String> {
+        if self.cost == Cost::Quadratic && facts.args_bytes() > MAX_LOOPED_ARGS {
+            let why =
+                format!("a loop over arguments of more than {MAX_LOOPED_ARGS} bytes would take too long");
+            return Err(self.failed(&why));
+        }
         let mut context = Context::with_env(Arc::clone(&ENV));
         context.set_variable_resolver(facts);
         let result = self.program.execute(&context);

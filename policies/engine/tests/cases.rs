@@ -4,7 +4,8 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use sideguard_policy::source::{Source, load};
-use sideguard_policy::{cases, compile, lint};
+use sideguard_policy::{cases, compile, fmt, lint};
+use sideguard_types::call::Moment;
 
 fn files(folder: &str) -> Vec<Source> {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("..").join(folder);
@@ -57,6 +58,38 @@ fn a_policy_that_cannot_be_read_is_a_finding() {
     let report = cases::run(&[Source::new("c.yaml", "policies: [nowhere.yaml]\ncases: []\n")], &|_, _| None);
     assert!(!report.is_success());
     assert_eq!(report.findings.len(), 1);
+}
+
+#[test]
+fn an_explanation_tells_what_matched_and_what_nearly_did() {
+    let text = "version: v1\ndefault_decision: deny\nrules:\n  - {id: by-tool, match: {tools: [drop_table], agents: [dba]}, decision: allow}\n  - {id: by-verb, match: {verbs: [read], points: [llm.request]}, decision: allow}\n  - {id: by-time, match: {verbs: [admin]}, when: time.getHours() > 20, decision: ask}\n";
+    let mut sources: Vec<Source> =
+        files("bundles").into_iter().filter(|source| source.name.ends_with("starter.yaml")).collect();
+    sources.push(Source::new("own.yaml", text));
+    let set = compile(&load(&sources)).expect("it compiles");
+    let call = cases::CallSpec {
+        server: Some("db".into()),
+        tool: Some("drop_table".into()),
+        ..cases::CallSpec::default()
+    };
+    let counters = cases::Counters::default();
+    let moment = Moment { now: call.time(), velocity: &counters };
+    let story = call.with(set.classifier(), |call| set.explain(call, moment));
+    insta::assert_snapshot!(story.to_string());
+    let json = serde_json::to_value(&story).expect("it is data");
+    assert_eq!(json["verdict"]["rule"], "own/default");
+}
+
+#[test]
+fn formatting_keeps_what_shipped_files_say_and_does_nothing_twice() {
+    for folder in ["cases", "bundles", "bundles/cases"] {
+        for source in files(folder) {
+            let once = fmt::format(&source).expect("valid YAML");
+            let twice = fmt::format(&Source::new("again.yaml", once.clone())).expect("valid YAML");
+            assert_eq!(once, twice, "{}", source.name);
+            assert_eq!(once, source.text, "{} is not formatted", source.name);
+        }
+    }
 }
 
 #[test]

@@ -29,6 +29,10 @@ pub(super) fn compile(
     {
         at.error("id", &["id"], "an id must have 1 to 128 characters and no `/`".to_owned());
     }
+    if rule.id == "default" {
+        let hint = "`default` names the document's `default_decision`; choose another id";
+        at.error_with("id", &["id"], "the id `default` is taken".to_owned(), hint);
+    }
     let matches = matches(&mut at, &rule.matches);
     let when = rule.when.as_deref().and_then(|text| match When::compile(text) {
         Ok(when) => Some(when),
@@ -56,6 +60,7 @@ pub(super) fn compile(
     });
     let answer = Answer {
         rule: format!("{document}/{}", rule.id).into(),
+        fallback: false,
         decision: rule.decision,
         reason: reason.into(),
         constraints: rule.constraints.clone().map(Arc::new),
@@ -76,6 +81,7 @@ pub(super) fn default(checks: &mut Checks<'_>, document: &str, decision: Decisio
     let reason = format!("no rule of `{document}` matched, and its default is `{}`", decision.as_str());
     Some(Answer {
         rule: format!("{document}/default").into(),
+        fallback: true,
         decision,
         reason: reason.into(),
         constraints: None,
@@ -132,7 +138,7 @@ fn inside(node: &Node, line: usize, column: usize, text: &str) -> crate::yaml::M
     let mut at = node.at;
     match &node.value {
         Value::Scalar(_, Style::Plain) if line == 1 => {
-            at.column = at.column.saturating_add(column.saturating_sub(1))
+            at.column = at.column.saturating_add(column.saturating_sub(1));
         }
         Value::Scalar(_, Style::Quoted) if line == 1 => at.column = at.column.saturating_add(column),
         Value::Scalar(_, Style::Block) => {

@@ -8,7 +8,7 @@ fn formatted(text: &str) -> String {
 #[test]
 fn lists_stand_inside_their_key_and_comments_stay() {
     let text = "# top\nversion: v1   \nrules:\n- id: a   # why\n  # about match\n  match:\n      tools: [ x,\n               y ]\n  when: |\n      tool == 'x' &&\n        true\n  decision: deny\n\n\n\n-   id: b\n    decision: 'allow'\n# end\n";
-    let expected = "# top\nversion: v1\nrules:\n  - id: a   # why\n    # about match\n    match:\n      tools: [ x,\n               y ]\n    when: |\n      tool == 'x' &&\n        true\n    decision: deny\n\n  - id: b\n    decision: 'allow'\n# end\n";
+    let expected = "# top\nversion: v1\nrules:\n  - id: a   # why\n    # about match\n    match:\n      tools: [ x,\n               y ]\n    when: |\n        tool == 'x' &&\n          true\n    decision: deny\n\n  - id: b\n    decision: 'allow'\n# end\n";
     let once = formatted(text);
     assert_eq!(formatted(&once), once, "a second time changes nothing");
     assert_eq!(once, expected);

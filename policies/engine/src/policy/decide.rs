@@ -1,5 +1,6 @@
 //! The judgement: first match inside a document, the most restrictive across documents.
 
+use std::cmp::Reverse;
 use std::sync::Arc;
 
 use sideguard_types::call::{Call, Moment};
@@ -111,8 +112,9 @@ impl<'s, 'c> Trial<'s, 'c> {
                 .extend(answer.constraints.as_ref().map(|constraints| (&answer.rule, constraints)));
         }
         let strongest = if mode == Mode::Enforce { &mut self.enforced } else { &mut self.lenient };
+        let weight = |decision, mode, answer: &Answer| (decision, Reverse(mode), !answer.fallback);
         let stronger = |before: &Say<'_>| {
-            decision > before.decision || decision == before.decision && mode < before.mode
+            weight(decision, mode, answer) > weight(before.decision, before.mode, before.answer)
         };
         if strongest.as_ref().is_none_or(stronger) {
             *strongest = Some(Say { answer, decision, mode, fault });

@@ -16,6 +16,8 @@ use crate::when::{Facts, When};
 pub(crate) struct Answer {
     /// `document/rule`.
     pub(crate) rule: Arc<str>,
+    /// It is a document's default: at equal strictness a rule goes before it, because its reason says more.
+    pub(crate) fallback: bool,
     pub(crate) decision: Decision,
     pub(crate) reason: Arc<str>,
     pub(crate) constraints: Option<Arc<Constraints>>,

@@ -86,9 +86,19 @@ pub(super) fn brackets(text: &str) -> usize {
     deepest
 }
 
-/// Checks names, depth, loops and literal patterns.
-pub(super) fn check(program: &Program) -> Result<(), Fault> {
-    Walk { scope: Vec::new(), loops: Vec::new() }.expression(program.expression(), 0)
+/// What evaluating takes, as the size of the arguments grows.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Cost {
+    Linear,
+    /// A loop looks, on each turn, at more than what it is at.
+    Quadratic,
+}
+
+/// Checks names, depth, loops and patterns.
+pub(super) fn check(program: &Program) -> Result<Cost, Fault> {
+    let mut walk = Walk { scope: Vec::new(), loops: Vec::new(), cost: Cost::Linear };
+    walk.expression(program.expression(), 0)?;
+    Ok(walk.cost)
 }
 
 struct Walk<'e> {
@@ -96,6 +106,7 @@ struct Walk<'e> {
     scope: Vec<&'e str>,
     /// What the loops around are at.
     loops: Vec<&'e str>,
+    cost: Cost,
 }
 
 impl<'e> Walk<'e> {
@@ -111,7 +122,9 @@ impl<'e> Walk<'e> {
             Expr::Call(call) => {
                 function(at, &call.func_name)?;
                 if call.func_name == "matches" {
-                    call.args.iter().try_for_each(pattern)?;
+                    call.args.last().map_or(Ok(()), pattern)?;
+                    // The pattern is compiled on each turn.
+                    self.costs(!self.loops.is_empty());
                 }
                 call.target.iter().try_for_each(|target| self.expression(target, depth))?;
                 call.args.iter().try_for_each(|arg| self.expression(arg, depth))
@@ -163,12 +176,20 @@ impl<'e> Walk<'e> {
         Ok(())
     }
 
-    fn name(&self, at: &IdedExpr, name: &str) -> Result<(), Fault> {
+    fn costs(&mut self, quadratic: bool) {
+        if quadratic {
+            self.cost = Cost::Quadratic;
+        }
+    }
+
+    fn name(&mut self, at: &IdedExpr, name: &str) -> Result<(), Fault> {
         let known = name.starts_with('@')
             || VARIABLES.contains(&name)
             || TYPES.contains(&name)
             || self.scope.contains(&name);
         if known {
+            let outer = self.loops.iter().rev().skip(1).any(|other| *other == name);
+            self.costs(outer || (name == "args" && !self.loops.is_empty()));
             return Ok(());
         }
         let mut fault = fault(at, format!("`{name}` is not a name that is known here"));
@@ -206,9 +227,11 @@ fn function(at: &IdedExpr, name: &str) -> Result<(), Fault> {
     Err(fault)
 }
 
-/// A pattern that stands in the expression is compiled now, so that it cannot fail later.
+/// A pattern must stand in the expression: it is compiled now, so that it cannot fail or grow later.
 fn pattern(at: &IdedExpr) -> Result<(), Fault> {
-    let Expr::Literal(LiteralValue::String(text)) = &at.expr else { return Ok(()) };
+    let Expr::Literal(LiteralValue::String(text)) = &at.expr else {
+        return Err(fault(at, "the pattern of `matches` must be a text in quotes".to_owned()));
+    };
     match regex::RegexBuilder::new(text.inner()).size_limit(MAX_REGEX).build() {
         Ok(_) => Ok(()),
         Err(error) => Err(fault(at, crate::content::describe(&error))),

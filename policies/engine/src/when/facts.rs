@@ -57,6 +57,11 @@ impl<'c> Facts<'c> {
         self.args.get().and_then(|args| args.as_ref().err()).map(String::as_str)
     }
 
+    /// Size of the arguments, in bytes.
+    pub(crate) fn args_bytes(&self) -> usize {
+        self.call.args.map_or(0, <[u8]>::len)
+    }
+
     fn args(&self) -> Option<CowVal<'_, '_>> {
         let args = self.args.get_or_init(|| parse(self.call.args.unwrap_or(b"{}")));
         args.as_ref().ok().map(|args| CowVal::Borrowed(args.as_ref()))

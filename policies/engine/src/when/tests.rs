@@ -86,6 +86,7 @@ fn what_must_not_run_does_not_compile() {
         ("tool ==", "1:"),
         ("tool.beginsWith('x')", "there is no function"),
         ("tool.matches('(')", "regular expression"),
+        ("tool.matches(args.pattern)", "must be a text in quotes"),
         ("args.a.all(x, args.a.all(y, x == y))", "a loop within a loop"),
         ("args.a.all(x, x.all(y, y.all(z, z == 1)))", "a loop within a loop"),
         ("  ", "empty"),
@@ -99,33 +100,16 @@ fn what_must_not_run_does_not_compile() {
 }
 
 #[test]
-fn zz_slow() {
-    let numbers = (0..150_000).map(|n| n.to_string()).collect::<Vec<_>>().join(",");
-    for text in ["args.a.map(x, x).size() > 0", "args.a.filter(x, x > 3).size() > 0", "args.a.all(x, x >= 0)", "args.a.exists(x, x == 199999)", "args.a.map(x, args.a[0]).size() > 1", "args.a.all(x, args.a.size() > 3)", "args.a.all(x, string(args.a).size() > 3)", "args.a.exists_one(x, x == args.a)"] {
-        let start = std::time::Instant::now();
-        let r = holds(text, &format!("{{\"a\":[{numbers}]}}"));
-        eprintln!("{text}: {:?} {r:?}", start.elapsed());
+fn a_loop_that_looks_at_everything_each_time_is_kept_small() {
+    let args = |count: usize| format!("{{\"a\":[{}]}}", vec!["1"; count].join(","));
+    for text in [
+        "args.a.all(x, x in args.a)",
+        "args.a.all(x, x == 1 || args.a == [])",
+        "args.a.all(x, string(x).matches('^1$'))",
+    ] {
+        assert_eq!(holds(text, &args(1_000)), Ok(true), "{text}");
+        let error = holds(text, &args(10_000)).expect_err(text);
+        assert!(error.contains("would take too long"), "{error}");
     }
-}
-#[test]
-fn zz_stack() {
-    let mut e = String::from("tokens > 0");
-    for _ in 0..20 { e = format!("({e} && !(tool == 'x'))"); }
-    eprintln!("args stack {:?}", holds(&e, "{}").map_err(|e| e.len()));
-    let long = vec!["tool == 'q'"; 250].join(" || ");
-    eprintln!("args long {} {:?}", long.len(), holds(&long, "{}").map_err(|e| e.chars().take(200).collect::<String>()));
-    let adds = format!("{}1 == 2", "1+".repeat(2040));
-    eprintln!("args adds {:?}", holds(&adds, "{}").map_err(|e| e.chars().take(100).collect::<String>()));
-    let dots = format!("a{}", ".a".repeat(2040));
-    eprintln!("args dots {:?}", holds(&dots, "{}").map_err(|e| e.chars().take(100).collect::<String>()));
-    let nots = format!("{}true", "!".repeat(4000));
-    eprintln!("args nots {:?}", holds(&nots, "{}").map_err(|e| e.chars().take(100).collect::<String>()));
-    let minus = format!("{}1 == 1", "- ".repeat(2000));
-    eprintln!("args minus {:?}", holds(&minus, "{}").map_err(|e| e.chars().take(100).collect::<String>()));
-    let idx = format!("args{}", "[0]".repeat(1300));
-    eprintln!("args idx {:?}", holds(&idx, "{}").map_err(|e| e.chars().take(100).collect::<String>()));
-    let rel = format!("1{}", " < 1".repeat(1000));
-    eprintln!("args rel {:?}", holds(&rel, "{}").map_err(|e| e.chars().take(100).collect::<String>()));
-    let deep = format!("{}1{}", "[".repeat(126), "]".repeat(126));
-    eprintln!("args deepjson {:?}", holds("args.a == args.a", &format!("{{\"a\":{deep}}}")));
+    assert_eq!(holds("args.a.all(x, x == 1)", &args(10_000)), Ok(true));
 }

@@ -1,0 +1,3 @@
+//! Promises, end to end through the built binary.
+
+mod layers;
