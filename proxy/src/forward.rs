@@ -80,7 +80,11 @@ pub(crate) async fn forward<'s>(sidecar: &'s Sidecar, reserved: Reserved, down: 
     let Reserved { exchange, body, model, grants, mut held, .. } = reserved;
     let breaker = reserve::upstream_breaker(sidecar, &exchange);
     held.dispatched(&exchange.id);
-    let (up, head) = match within(limits.time, attempt(sidecar, &to, &out, down)).await {
+    let attempted = match limits.time {
+        None => attempt(sidecar, &to, &out, down).await,
+        Some(limit) => Box::pin(attempt_within(limit, sidecar, &to, &out, down)).await,
+    };
+    let (up, head) = match attempted {
         Ok(Attempt::Answered(up, head)) => (up, head),
         Ok(Attempt::Gone) => {
             gone(sidecar, exchange, held, model.as_ref());
@@ -141,12 +145,15 @@ const fn idempotent(method: &Method) -> bool {
     matches!(*method, Method::GET | Method::HEAD | Method::OPTIONS)
 }
 
-async fn within<'s>(
-    limit: Option<Duration>,
-    attempt: impl Future<Output = Result<Attempt<'s>, (Fault, bool)>>,
+/// [`attempt`] within the time that a rule allows.
+async fn attempt_within<'s>(
+    limit: Duration,
+    sidecar: &'s Sidecar,
+    to: &Destination,
+    out: &Outgoing,
+    down: &mut Down,
 ) -> Result<Attempt<'s>, (Fault, bool)> {
-    let Some(limit) = limit else { return attempt.await };
-    match tokio::time::timeout(limit, attempt).await {
+    match tokio::time::timeout(limit, attempt(sidecar, to, out, down)).await {
         Ok(done) => done,
         Err(_) => {
             let what = format!("no answer within the {} s that the rule allows", limit.as_secs_f64());

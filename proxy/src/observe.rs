@@ -42,28 +42,29 @@ pub(crate) async fn observe(sidecar: &Arc<Sidecar>, sent: Sent<'_>, down: &mut D
     let event = if status.is_server_error() { Event::Failed } else { Event::Worked };
     forward::tell(sidecar, &sent.exchange, sent.breaker.as_ref(), event);
     if status == StatusCode::SWITCHING_PROTOCOLS {
-        return Ok(relay::upgraded(sidecar, sent, down).await);
+        return Ok(Box::pin(relay::upgraded(sidecar, sent, down)).await);
     }
     let content_type = |kind: &str| {
         let value = sent.head.parts().headers.get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok());
         value.is_some_and(|value| value.trim_start().to_ascii_lowercase().starts_with(kind))
     };
     let streamed = content_type("text/event-stream");
+    // Boxed: the stages before would carry the largest of these futures about with them.
     match sent.exchange.operation {
-        _ if sent.head.no_body || !status.is_success() => Ok(relay::plain(sidecar, sent, down).await),
+        _ if sent.head.no_body || !status.is_success() => Ok(Box::pin(relay::plain(sidecar, sent, down)).await),
         Operation::Chat | Operation::Responses | Operation::Messages if streamed => {
-            Ok(answer::streamed(sidecar, sent, down).await)
+            Ok(Box::pin(answer::streamed(sidecar, sent, down)).await)
         }
         Operation::Chat | Operation::Responses | Operation::Messages | Operation::Embeddings | Operation::CountTokens => {
-            answer::whole(sidecar, sent, down).await
+            Box::pin(answer::whole(sidecar, sent, down)).await
         }
         Operation::Mcp => {
             remember_session(sidecar, &sent);
             let lists = sent.exchange.items.iter().any(|item| item.point == Point::McpList && item.class.topic.ends_with(".tools.list"));
-            if lists { listing::filtered(sidecar, sent, down, streamed).await } else { Ok(relay::plain(sidecar, sent, down).await) }
+            if lists { Box::pin(listing::filtered(sidecar, sent, down, streamed)).await } else { Ok(Box::pin(relay::plain(sidecar, sent, down)).await) }
         }
-        Operation::ModelFree => answer::free(sidecar, sent, down).await,
-        Operation::Plain => Ok(relay::plain(sidecar, sent, down).await),
+        Operation::ModelFree => Box::pin(answer::free(sidecar, sent, down)).await,
+        Operation::Plain => Ok(Box::pin(relay::plain(sidecar, sent, down)).await),
     }
 }
 

@@ -49,7 +49,7 @@ impl Resolver {
             return Ok(address);
         }
         let lookup = tokio::time::timeout(self.timeout, tokio::net::lookup_host((to.host.as_str(), to.port)));
-        let found = lookup.await.map_err(|_| format!("resolving `{}` took too long", to.host))?;
+        let found = Box::pin(lookup).await.map_err(|_| format!("resolving `{}` took too long", to.host))?;
         let address = found
             .map_err(|error| format!("`{}` cannot be resolved: {error}", to.host))?
             .next()

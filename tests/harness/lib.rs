@@ -2,8 +2,11 @@
 //! under a configuration of the test's own.
 
 pub mod client;
+pub mod command;
 pub mod fake;
+pub mod model;
 pub mod raw;
+pub mod setting;
 pub mod sidecar;
 pub mod tls;
 

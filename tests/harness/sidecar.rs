@@ -5,8 +5,10 @@ use std::io::{BufRead, BufReader};
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::Arc;
 use std::time::Duration;
 
+use parking_lot::Mutex;
 use serde_json::Value;
 use tempfile::TempDir;
 
@@ -35,6 +37,8 @@ pub struct Sidecar {
     dir: TempDir,
     outbound: SocketAddr,
     admin: SocketAddr,
+    log: Arc<Mutex<String>>,
+    wrapper: Vec<String>,
 }
 
 /// A policy that lets everything pass.
@@ -50,6 +54,13 @@ impl Sidecar {
     /// Starts it as [`start`](Self::start) does, but as the port of no agent in particular.
     #[must_use]
     pub fn shared(spec: &str, policies: &[(&str, &str)]) -> Self {
+        Self::under(&[], spec, policies)
+    }
+
+    /// Starts it as [`shared`](Self::shared) does, by a command that ends in executing its arguments, such as
+    /// `env NAME=VALUE` or `prlimit`; `{state}` in it is the state directory.
+    #[must_use]
+    pub fn under(wrapper: &[&str], spec: &str, policies: &[(&str, &str)]) -> Self {
         let dir = tempfile::tempdir().expect("a directory");
         for (name, text) in policies {
             write(&dir.path().join("policies").join(name), text);
@@ -59,7 +70,7 @@ impl Sidecar {
              listen: {{outbound: \"127.0.0.1:0\", admin: \"127.0.0.1:0\"}}\n  policies: [policies]\n{spec}"
         );
         write(&dir.path().join("proxy.yaml"), &config);
-        Self::in_dir(dir)
+        Self::in_dir(dir, wrapper.iter().map(|part| (*part).to_owned()).collect())
     }
 
     /// Starts again over the state of a former one.
@@ -68,11 +79,14 @@ impl Sidecar {
         self.kill();
         let _ = fs::remove_file(self.state().join("ports.json"));
         let dir = std::mem::replace(&mut self.dir, tempfile::tempdir().expect("a directory"));
-        Self::in_dir(dir)
+        Self::in_dir(dir, std::mem::take(&mut self.wrapper))
     }
 
-    fn in_dir(dir: TempDir) -> Self {
-        let mut child = Command::new(binary())
+    fn in_dir(dir: TempDir, wrapper: Vec<String>) -> Self {
+        let state = dir.path().join("state").display().to_string();
+        let mut words = wrapper.iter().map(|word| word.replace("{state}", &state)).chain([binary().display().to_string()]);
+        let mut child = Command::new(words.next().expect("a word"))
+            .args(words)
             .args(["proxy", "-c"])
             .arg(dir.path().join("proxy.yaml"))
             .arg("--state")
@@ -80,8 +94,9 @@ impl Sidecar {
             .stderr(Stdio::piped())
             .spawn()
             .expect("the binary starts");
-        let (outbound, admin) = ports(&mut child);
-        Self { child, dir, outbound, admin }
+        let log = Arc::new(Mutex::new(String::new()));
+        let (outbound, admin) = ports(&mut child, Arc::clone(&log));
+        Self { child, dir, outbound, admin, log, wrapper }
     }
 
     /// The outbound port.
@@ -94,6 +109,12 @@ impl Sidecar {
     #[must_use]
     pub const fn admin(&self) -> SocketAddr {
         self.admin
+    }
+
+    /// What it wrote to standard error so far.
+    #[must_use]
+    pub fn log(&self) -> String {
+        self.log.lock().clone()
     }
 
     /// Its process id.
@@ -200,12 +221,13 @@ fn write(path: &Path, text: &str) {
 }
 
 /// Reads the line that says where the ports are, and lets the rest of the log pass to the test's own output.
-fn ports(child: &mut Child) -> (SocketAddr, SocketAddr) {
+fn ports(child: &mut Child, log: Arc<Mutex<String>>) -> (SocketAddr, SocketAddr) {
     let stderr = child.stderr.take().expect("standard error");
     let (send, receive) = std::sync::mpsc::channel();
     std::thread::spawn(move || {
         for line in BufReader::new(stderr).lines().map_while(Result::ok) {
             eprintln!("{line}");
+            *log.lock() += &format!("{line}\n");
             if let Some(rest) = line.strip_prefix("sideguard: outbound ")
                 && let Some((outbound, admin)) = rest.split_once(" admin ")
             {

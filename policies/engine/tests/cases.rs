@@ -77,7 +77,7 @@ fn an_explanation_tells_what_matched_and_what_nearly_did() {
     let story = call.with(set.classifier(), |call| set.explain(call, moment));
     insta::assert_snapshot!(story.to_string());
     let json = serde_json::to_value(&story).expect("it is data");
-    assert_eq!(json["verdict"]["rule"], "own/default");
+    assert_eq!(json["verdict"]["rule"], "starter/no-destruction");
 }
 
 #[test]

@@ -137,13 +137,22 @@ impl Connector {
 
     /// Connects, or takes a connection from the pool.
     pub(crate) async fn open(&self, to: &Destination) -> Result<Up<'_>, Fault> {
-        let idle = self.idle.lock().take(to);
-        if let Some(Resting { stream, hold, .. }) = idle {
-            let mut session = HttpSession::H1(Http1::new(stream));
-            session.set_read_timeout(Some(self.trust.silence));
-            session.set_write_timeout(Some(self.trust.silence));
-            return Ok(Up { session, hold, to: to.clone(), connector: self, reused: true, no_body: false });
+        match self.resting(to) {
+            Some(up) => Ok(up),
+            // Connecting is rare and its future is large: not a part of every call's own.
+            None => Box::pin(self.connect(to)).await,
         }
+    }
+
+    fn resting(&self, to: &Destination) -> Option<Up<'_>> {
+        let Resting { stream, hold, .. } = self.idle.lock().take(to)?;
+        let mut session = HttpSession::H1(Http1::new(stream));
+        session.set_read_timeout(Some(self.trust.silence));
+        session.set_write_timeout(Some(self.trust.silence));
+        Some(Up { session, hold, to: to.clone(), connector: self, reused: true, no_body: false })
+    }
+
+    async fn connect(&self, to: &Destination) -> Result<Up<'_>, Fault> {
         let peer = self.peer(to);
         let (mut session, reused) =
             self.pool.get_http_session(&peer).await.map_err(|error| Fault::of(&error, true))?;

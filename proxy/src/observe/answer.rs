@@ -134,7 +134,15 @@ impl Stream<'_> {
             };
             let flow = match part {
                 Ok(Some(part)) => match inflate.part(part) {
-                    Ok(part) => self.watch.feed(part, judge, &mut out),
+                    // Counted before the watch sees it: what it has seen the end of cannot be cut any more.
+                    Ok(part) if part.len() as u64 > self.bytes_left => {
+                        let what = "the answer is longer than the rule allows";
+                        return self.cut(&Refusal::new(Code::PolicyDenied, "constraint", what)).await;
+                    }
+                    Ok(part) => {
+                        self.bytes_left -= part.len() as u64;
+                        self.watch.feed(part, judge, &mut out)
+                    }
                     Err(what) => return self.cut(&Refusal::new(Code::Unjudgeable, "dialect", what)).await,
                 },
                 Ok(None) => {
@@ -172,12 +180,6 @@ impl Stream<'_> {
             }
         };
         out.clear();
-        let length = whole.len() as u64;
-        if length > self.bytes_left {
-            let refusal = Refusal::new(Code::PolicyDenied, "constraint", "the answer is longer than the rule allows");
-            return Err(self.cut(&refusal).await);
-        }
-        self.bytes_left -= length;
         self.down.send(whole, end).await.map_err(|_| Ended::Gone)
     }
 

@@ -1,6 +1,7 @@
 //! The answer to `tools/list`: the agent sees the tools that it may call.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
 use http::header;
@@ -42,7 +43,13 @@ pub(super) async fn filtered(
     if streamed {
         let mut answered = Answered::default();
         let end = match (Inflate::of(&headers), down.reply(reply, Length::Streamed).await) {
-            (Ok(inflate), Ok(())) => events(&mut up, inflate, &sight, down).await,
+            (Ok(inflate), Ok(())) => match left(limits.time, &settlement.exchange) {
+                None => events(&mut up, inflate, &sight, down).await,
+                Some(left) => {
+                    let events = events(&mut up, inflate, &sight, down);
+                    tokio::time::timeout(left, events).await.unwrap_or(Err(Code::UpstreamTimeout.as_str()))
+                }
+            },
             _ => Err("client_gone"),
         };
         let end = match end {
@@ -60,8 +67,7 @@ pub(super) async fn filtered(
         settlement.settle(sidecar, answered).await;
         return Ok(end);
     }
-    let time = limits.time.map(|time| time.saturating_sub(settlement.exchange.since.elapsed()));
-    let read = answer::read(&mut up, &headers, time).await;
+    let read = answer::read(&mut up, &headers, left(limits.time, &settlement.exchange)).await;
     let seen = match read {
         Ok((body, _)) => {
             up.release().await;
@@ -85,6 +91,11 @@ pub(super) async fn filtered(
         }
         Err(refusal) => Err(answer::refuse(sidecar, settlement, Answered::default(), refusal).await),
     }
+}
+
+/// What is left of the time that a rule allows.
+fn left(limit: Option<Duration>, exchange: &Exchange) -> Option<Duration> {
+    limit.map(|limit| limit.saturating_sub(exchange.since.elapsed()))
 }
 
 /// Relays a stream of JSON-RPC messages. The error is a stable code.

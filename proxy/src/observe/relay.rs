@@ -1,7 +1,10 @@
 //! Answers that pass as they come: plain HTTP, errors, WebSockets.
 
+use std::time::Duration;
+
 use bytes::Bytes;
 use http::header;
+use sideguard_types::refusal::Code;
 
 use super::settle::{Answered, Settlement};
 use super::{End, Marks};
@@ -30,7 +33,8 @@ pub(super) async fn plain(sidecar: &Sidecar, sent: Sent<'_>, down: &mut Down) ->
             end = End::Broken;
         }
     } else {
-        (answered.code, end) = parts(&mut up, down, limits.bytes).await;
+        let left = limits.time.map(|time| time.saturating_sub(settlement.exchange.since.elapsed()));
+        (answered.code, end) = within(left, parts(&mut up, down, limits.bytes)).await;
     }
     match end {
         End::Whole => up.release().await,
@@ -38,6 +42,14 @@ pub(super) async fn plain(sidecar: &Sidecar, sent: Sent<'_>, down: &mut Down) ->
     }
     settlement.settle(sidecar, answered).await;
     end
+}
+
+/// Ends what a rule gives no more time.
+async fn within(left: Option<Duration>, parts: impl Future<Output = (Option<&'static str>, End)>) -> (Option<&'static str>, End) {
+    match left {
+        None => parts.await,
+        Some(left) => tokio::time::timeout(left, parts).await.unwrap_or((Some(Code::UpstreamTimeout.as_str()), End::Broken)),
+    }
 }
 
 /// Relays the parts of a body, at most `most` bytes. The code says why it ended early.
