@@ -67,6 +67,18 @@ pub async fn idle(sidecar: &Sidecar) -> Value {
     panic!("still busy after 30 s: {status:#}");
 }
 
+/// The outcomes on record, once there are so many: they are written up to 20 ms after the reply.
+///
+/// # Panics
+/// When there are fewer after 10 s, or more.
+pub async fn outcomes(sidecar: &Sidecar, count: usize) -> Vec<Value> {
+    let outcomes = || phase(&sidecar.record(), "outcome");
+    crate::until("the outcomes are on record", || outcomes().len() >= count).await;
+    let outcomes = outcomes();
+    assert_eq!(outcomes.len(), count, "{outcomes:#?}");
+    outcomes
+}
+
 /// Entries of a phase.
 #[must_use]
 pub fn phase(record: &[Value], phase: &str) -> Vec<Value> {

@@ -59,6 +59,7 @@ async fn an_upstream_that_fails_is_left_alone_probed_and_taken_back() {
     }
     assert!(healed, "it probes once the cooldown is over");
     assert_eq!(chat(1_000).await.status, 200);
+    sidecar.recorded(|entry| entry["code"] == "breaker_healthy").await;
     let record = sidecar.record();
     let changes: Vec<&str> = setting::phase(&record, "control")
         .iter()

@@ -12,9 +12,9 @@ use parking_lot::Mutex;
 use serde_json::{Value, json};
 use tokio::task::JoinSet;
 
-/// A fake that answers each chat with 30 input tokens and 50 output tokens, or as many as the request allows.
+/// A fake that answers each chat with 20 input tokens and 50 output tokens, or as many as the request allows.
 async fn chatting() -> Fake {
-    Fake::start(None, |seen| model::json(model::completion("ok", 30, cap(seen).unwrap_or(50).min(50)))).await
+    Fake::start(None, |seen| model::json(model::completion("ok", 20, cap(seen).unwrap_or(50).min(50)))).await
 }
 
 /// The output cap in a request that reached the upstream.
@@ -37,9 +37,9 @@ async fn at_once(sidecar: &Arc<Sidecar>, count: usize, more: &'static str) -> Ve
     calls.join_all().await
 }
 
-/// Sums of what outcomes in the record settled: tokens, and micro-dollars.
-fn settled(record: &[Value]) -> (u64, u64) {
-    setting::phase(record, "outcome").iter().fold((0, 0), |(tokens, micro), entry| {
+/// Sums of what outcomes settled: tokens, and micro-dollars.
+fn settled(outcomes: &[Value]) -> (u64, u64) {
+    outcomes.iter().fold((0, 0), |(tokens, micro), entry| {
         let settled = &entry["budget"]["settled"];
         let count = |name: &str| settled[name].as_u64().expect("a number");
         let usd: f64 = settled["usd"].as_str().expect("an amount").parse().expect("a number");
@@ -89,13 +89,13 @@ async fn of_200_calls_at_once_what_is_settled_and_held_never_exceeds_the_tokens(
     }
     let (spent, held) = setting::account(&setting::idle(&sidecar).await);
     looking.abort_all();
-    let (tokens, _) = settled(&sidecar.record());
+    let admitted = replies.iter().filter(|(status, _)| *status == 200).count();
+    let (tokens, _) = settled(&setting::outcomes(&sidecar, admitted).await);
     #[expect(clippy::cast_precision_loss, reason = "small")]
     let (limit, tokens) = (LIMIT as f64, tokens as f64);
     assert_eq!((spent, held), (tokens, 0.0), "the record and the account agree");
     let highest = *highest.lock();
     assert!(highest > 0.0 && highest <= limit && spent <= limit, "{highest} held at most, {spent} spent");
-    let admitted = replies.iter().filter(|(status, _)| *status == 200).count();
     assert_eq!(admitted, fake.seen().len());
     assert!((20..200).contains(&admitted), "{admitted}");
     assert!(replies.iter().all(|(status, code)| *status == 200
@@ -106,7 +106,7 @@ async fn of_200_calls_at_once_what_is_settled_and_held_never_exceeds_the_tokens(
 #[tokio::test(flavor = "multi_thread")]
 async fn money_runs_out_to_the_cent() {
     let fake = chatting().await;
-    // A tenth of a cent for each token: a call of 80 tokens costs 8 cents.
+    // A tenth of a cent for each token: a call of 70 tokens costs 7 cents.
     let spec = format!("{}  prices: [{{model: \"gpt-4o*\", input: 1000, output: 1000}}]\n", setting::upstreams(&fake));
     let budget = setting::budget("unit: usd, amount: 1.00, window: 30d");
     let sidecar = Sidecar::start(&spec, &[("allow.yaml", ALLOW), ("budget.yaml", &budget)]);
@@ -126,7 +126,7 @@ async fn money_runs_out_to_the_cent() {
     assert!(refused.header("x-sideguard-reset-at").starts_with("20"), "{:?}", refused.headers);
     assert!(refused.header("retry-after").is_empty());
     let spent = setting::account(&setting::idle(&sidecar).await).0;
-    let (_, micro) = settled(&sidecar.record());
+    let (_, micro) = settled(&setting::outcomes(&sidecar, passed).await);
     assert!(micro <= 1_000_000 && micro > 600_000, "{micro}");
     #[expect(clippy::cast_precision_loss, reason = "small")]
     let dollars = micro as f64 / 1e6;

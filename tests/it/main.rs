@@ -15,3 +15,7 @@ mod faithful;
 mod malformed;
 mod upgrade;
 mod lifecycle;
+mod streams;
+mod record;
+mod run;
+mod secrets;

@@ -46,7 +46,9 @@ fn call(id: u64, tool: &str) -> Value {
 #[tokio::test(flavor = "multi_thread")]
 async fn listings_show_only_what_may_be_called() {
     let fake = server().await;
-    let sidecar = Sidecar::start(&setting::upstreams(&fake), &POLICIES);
+    let rule = "  rules: [{id: no, match: {risk_tags: [destructive]}, decision: deny}]\n";
+    let strict = setting::policy("strict", rule);
+    let sidecar = Sidecar::start(&setting::upstreams(&fake), &[("allow.yaml", ALLOW), ("strict.yaml", &strict)]);
     let list = json!({"jsonrpc": "2.0", "id": 1, "method": "tools/list"}).to_string();
     for accept in ["application/json, text/event-stream", "text/event-stream"] {
         let headers = [("content-type", "application/json"), ("accept", accept)];
@@ -159,7 +161,8 @@ async fn what_could_be_read_in_two_ways_is_not_sent() {
         }
     }
     assert_eq!(fake.seen().len(), 0);
-    assert!(sidecar.record().iter().filter(|entry| entry["phase"] == "decision").count() >= 2 * 7);
+    let decided = || setting::phase(&sidecar.record(), "decision").len() == bodies.len() * 2 - 2;
+    harness::until("each is on record", decided).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

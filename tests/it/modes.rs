@@ -49,8 +49,8 @@ async fn what_needs_approval_waits_for_it() {
     assert_eq!((reply.header("x-sideguard-decision").as_str(), reply.header("x-should-retry").as_str()), ("require_approval", "false"));
     assert_eq!(reply.json()["reason"], "ask the owner");
     assert_eq!(fake.seen().len(), 0);
-    let record = sidecar.record();
-    assert_eq!(setting::phase(&record, "decision")[0]["decision"], "require_approval");
+    let decided = sidecar.recorded(|entry| entry["phase"] == "decision").await;
+    assert_eq!(decided[0]["decision"], "require_approval");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -58,13 +58,13 @@ async fn arguments_are_set_and_taken_out_and_the_rest_stays_as_it_came() {
     let fake = Fake::start(None, |_| model::json(r#"{"jsonrpc":"2.0","id":1,"result":{}}"#)).await;
     let policy = constrain("set_args: {dry_run: true, to: ops}, drop_args: [bcc]");
     let sidecar = Sidecar::start(&setting::upstreams(&fake), &[("limit.yaml", &policy)]);
-    let asked = mcp(r#"{ "to":"all",  "n": 1e400, "bcc":["x"], "body":"h\u00e9" }"#);
+    let asked = mcp(r#"{ "to":"all",  "n": 12345678901234567890123, "bcc":["x"], "body":"h\u00e9" }"#);
     let reply = client::post(&sidecar, "/db/mcp", asked).await;
-    assert_eq!(reply.header("x-sideguard-decision"), "allow_with_constraints");
+    assert_eq!(reply.header("x-sideguard-decision"), "allow_with_constraints", "{}", reply.text());
     let sent = String::from_utf8_lossy(&fake.seen()[0].body).into_owned();
     assert!(sent.starts_with(r#"{"jsonrpc":"2.0", "id":1,"method":"tools/call""#), "{sent}");
-    assert!(sent.contains(r#""n": 1e400"#) && sent.contains(r#""body":"h\u00e9""#) && !sent.contains("bcc"), "{sent}");
-    assert!(sent.contains(r#""to":"ops""#) && sent.contains(r#""dry_run":true"#) && !sent.contains("all\""), "{sent}");
+    assert!(sent.contains(r#""n": 12345678901234567890123"#) && sent.contains(r#""body":"h\u00e9""#) && !sent.contains("bcc"), "{sent}");
+    assert!(sent.contains(r#""to":"ops""#) && sent.contains(r#""dry_run":true"#) && !sent.contains(r#""to":"all""#), "{sent}");
     // What cannot be carried out does not pass.
     let plain = client::post(&sidecar, "/web/mail", r#"{"to":"all"}"#).await;
     assert_eq!((plain.status, &plain.json()["code"]), (403, &json!("unjudgeable")));
@@ -134,8 +134,8 @@ async fn an_answer_that_is_too_long_is_cut() {
     assert_eq!(event["error"]["code"], "policy_denied");
     let plain = client::gateway(&sidecar, "GET", "/web/long", &[], "").await;
     assert!(plain.body.len() <= 200, "{} bytes came through", plain.body.len());
-    setting::idle(&sidecar).await;
-    let record = sidecar.record();
-    let codes: Vec<_> = setting::phase(&record, "outcome").iter().map(|outcome| outcome["code"].clone()).collect();
-    assert_eq!(codes, [json!("policy_denied"), json!("output_cut")]);
+    let outcomes = setting::outcomes(&sidecar, 2).await;
+    for (point, code) in [("llm.request", "policy_denied"), ("tool.call", "output_cut")] {
+        assert!(outcomes.iter().any(|outcome| outcome["point"] == point && outcome["code"] == code), "{outcomes:#?}");
+    }
 }

@@ -33,6 +33,8 @@ async fn the_seed_denies_a_delete_and_a_drop_with_its_reason_and_leaves_the_rest
     assert_eq!(client::post(&sidecar, "/db/mcp", call("read_rows")).await.json()["result"], json!({}));
     assert_eq!(fake.seen().len(), 3);
 
+    let denials = || sidecar.record().iter().filter(|entry| entry["decision"] == "deny").count();
+    harness::until("both refusals are on record", || denials() == 2).await;
     let record = sidecar.record();
     let denied: Vec<_> = record.iter().filter(|entry| entry["decision"] == "deny").collect();
     assert_eq!(denied.len(), 2);

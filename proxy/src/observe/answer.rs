@@ -84,7 +84,7 @@ pub(super) async fn streamed(sidecar: &Arc<Sidecar>, sent: Sent<'_>, down: &mut 
     };
     let text = watch.emitted_text().to_owned();
     let more = report.emitted_text_bytes.saturating_sub(text.len() as u64);
-    let answered = Answered { usage: report.usage, text, more, charged: true, code, bytes: None };
+    let answered = Answered { usage: report.usage, text, more, charged: true, code, ..Answered::default() };
     Settlement { exchange, held, model, judged, status }.settle(sidecar, answered).await;
     end
 }
@@ -203,13 +203,13 @@ pub(super) async fn whole(sidecar: &Arc<Sidecar>, sent: Sent<'_>, down: &mut Dow
     let Sent { exchange, held, model, judged, limits, mut up, head, .. } = sent;
     let status = head.parts().status.as_u16();
     let headers = head.parts().headers.clone();
-    let mut settlement = Settlement { exchange, held, model, judged, status };
+    let settlement = Settlement { exchange, held, model, judged, status };
     let body = tokio::select! {
         biased;
         body = read(&mut up, &headers, limits.time.map(|time| time.saturating_sub(settlement.exchange.since.elapsed()))) => body,
         _ = down.gone() => {
             up.drop_rest().await;
-            let answered = Answered { charged: true, code: Some("client_gone"), ..Answered::default() };
+            let answered = Answered { lost: true, code: Some("client_gone"), ..Answered::default() };
             settlement.settle(sidecar, answered).await;
             return Ok(End::Broken);
         }
@@ -221,7 +221,7 @@ pub(super) async fn whole(sidecar: &Arc<Sidecar>, sent: Sent<'_>, down: &mut Dow
         }
         Err(refusal) => {
             up.drop_rest().await;
-            return Err(refuse(sidecar, settlement, Answered { charged: true, ..Answered::default() }, refusal).await);
+            return Err(refuse(sidecar, settlement, Answered { lost: true, ..Answered::default() }, refusal).await);
         }
     };
     let caller = settlement.exchange.caller.clone().unwrap_or_default();
@@ -255,20 +255,15 @@ pub(super) async fn whole(sidecar: &Arc<Sidecar>, sent: Sent<'_>, down: &mut Dow
         reply.remove(header::CONTENT_ENCODING);
     }
     let free = settlement.exchange.operation == Operation::CountTokens;
-    let mut answered = Answered { usage, text, charged: !free, ..Answered::default() };
+    let answered = Answered { usage, text, charged: !free, ..Answered::default() };
+    // Before the reply: an agent that has it finds what is left in its budget.
+    let charged = settlement.charge(sidecar, answered).await;
     let sent = async {
         down.reply(reply, Length::Known(body.len())).await?;
         down.send(body, true).await
     };
-    let end = match sent.await {
-        Ok(()) => End::Whole,
-        Err(_) => {
-            answered.code = Some("client_gone");
-            End::Broken
-        }
-    };
-    settlement.status = status;
-    settlement.settle(sidecar, answered).await;
+    let (end, code) = if sent.await.is_ok() { (End::Whole, None) } else { (End::Broken, Some("client_gone")) };
+    charged.record(sidecar, code);
     Ok(end)
 }
 

@@ -3,7 +3,8 @@
 use bytes::Bytes;
 use sideguard_dialects::count;
 use sideguard_dialects::request::{self, Request};
-use sideguard_types::audit::{Amounts, Phase};
+use sideguard_runtime::clock;
+use sideguard_types::audit::{Amounts, Phase, Record};
 use sideguard_types::units::Tokens;
 use sideguard_types::usage::Usage;
 
@@ -31,6 +32,8 @@ pub(super) struct Answered {
     pub(super) more: u64,
     /// Whether the provider charges for the answer: not for errors.
     pub(super) charged: bool,
+    /// Whether it was lost on its way: nobody knows what it holds, so all that was held is charged.
+    pub(super) lost: bool,
     /// Why it ended early, as a stable code.
     pub(super) code: Option<&'static str>,
     /// Bytes to and from an upgraded connection.
@@ -40,13 +43,21 @@ pub(super) struct Answered {
 impl Settlement {
     /// Settles and records.
     pub(super) async fn settle(self, sidecar: &Sidecar, answered: Answered) {
+        let code = answered.code;
+        self.charge(sidecar, answered).await.record(sidecar, code);
+    }
+
+    /// Charges what was used and gives the rest back; the outcome is still to be recorded.
+    pub(super) async fn charge(self, sidecar: &Sidecar, answered: Answered) -> Charged {
         let Self { exchange, held, model, judged, status } = self;
         let mut outcome = exchange.record(Phase::Outcome, None);
-        outcome.code = answered.code.map(str::to_owned);
         outcome.status = Some(status);
         outcome.bytes = answered.bytes;
         let mut used = Amounts::default();
-        if let Some(facts) = &model
+        if model.is_some() && answered.lost {
+            used = held.reserved;
+            outcome.cost_usd = Some(used.usd);
+        } else if let Some(facts) = &model
             && answered.charged
         {
             let usage = completed(answered, facts, exchange.operation, judged).await;
@@ -56,8 +67,26 @@ impl Settlement {
             outcome.cost_usd = Some(cost);
             sidecar.metrics.tokens(&facts.provider, &usage, cost);
         }
-        outcome.latency_us = Some(exchange.since.micros());
         outcome.budget = held.settle(used);
+        Charged { exchange, outcome, status }
+    }
+}
+
+/// A call that is charged and whose outcome is not on record yet.
+#[must_use]
+pub(super) struct Charged {
+    exchange: Exchange,
+    outcome: Record,
+    status: u16,
+}
+
+impl Charged {
+    /// Records the outcome; `code` says why the answer ended early, where it did.
+    pub(super) fn record(self, sidecar: &Sidecar, code: Option<&'static str>) {
+        let Self { exchange, mut outcome, status } = self;
+        outcome.code = code.map(str::to_owned);
+        outcome.time = clock::now();
+        outcome.latency_us = Some(exchange.since.micros());
         sidecar.metrics.answered(&exchange, status);
         sidecar.note(&outcome);
     }

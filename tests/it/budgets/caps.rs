@@ -58,10 +58,7 @@ async fn usage_is_asked_for_in_streams_and_hidden_from_who_did_not_ask() {
     let body: Value = serde_json::from_slice(&seen[0].body).expect("JSON");
     assert_eq!(body["stream_options"], json!({"include_usage": true}));
     assert_eq!(seen[1].body, asked);
-    setting::idle(&sidecar).await;
-    let outcomes = setting::phase(&sidecar.record(), "outcome");
-    assert_eq!(outcomes.len(), 2);
-    for outcome in outcomes {
+    for outcome in setting::outcomes(&sidecar, 2).await {
         assert_eq!(outcome["usage"], json!({"input": 10, "output": 5}), "as reported, not estimated");
     }
 }
@@ -102,7 +99,7 @@ async fn a_stream_beyond_its_cap_is_cut_with_the_dialects_error() {
     assert!(last.starts_with("event: error\n") && last.contains("budget_exhausted"), "{last}");
 
     let status = setting::idle(&sidecar).await;
-    let outcomes = setting::phase(&sidecar.record(), "outcome");
+    let outcomes = setting::outcomes(&sidecar, 2).await;
     assert_eq!(outcomes.iter().filter(|outcome| outcome["code"] == "stream_cut").count(), 2, "{outcomes:#?}");
     for outcome in &outcomes {
         assert_eq!(outcome["usage"]["estimated"], true);

@@ -32,7 +32,12 @@ enum Kind {
     TopicHead,
     TopicTail,
     Tool,
+    ToolHead,
+    /// Any call to a tool: where nothing better is known of the rule's globs.
+    AnyTool,
     Model,
+    /// Any call to a model.
+    AnyModel,
     Host,
     HostTail,
     Agent,
@@ -47,7 +52,7 @@ enum Kind {
 /// a name made of dots alone must not cost more than the rules ask for.
 #[derive(Debug, Default, Clone, Copy)]
 struct Used {
-    kinds: u16,
+    kinds: u32,
     dots: usize,
 }
 
@@ -158,6 +163,14 @@ impl Running {
     }
 }
 
+/// Whether a byte ends a part of a name: a dot in topics and hosts, anything but letters and digits in tools' names.
+const fn parts(kind: Kind, byte: u8) -> bool {
+    match kind {
+        Kind::ToolHead => !byte.is_ascii_alphanumeric() && byte.is_ascii(),
+        _ => byte == b'.',
+    }
+}
+
 fn whole(kind: Kind, text: &str) -> u64 {
     text.bytes().fold(Running::START, Running::add).key(kind)
 }
@@ -191,7 +204,14 @@ fn filings(matches: &Match) -> Vec<Filing> {
         }));
     }
     let exact = |kind: Kind, glob: &Glob| glob.is_exact().then(|| (kind, whole(kind, glob.text())));
-    ways.extend(filing(&matches.topics, |glob| exact(Kind::Topic, glob).or_else(|| head(glob))));
+    let head = |kind: Kind, glob: &Glob| head(kind, glob);
+    ways.extend(filing(matches.globs(Key::Tools), |glob| {
+        exact(Kind::Tool, glob).or_else(|| head(Kind::ToolHead, glob))
+    }));
+    for (any, key) in [(Kind::AnyTool, Key::Tools), (Kind::AnyModel, Key::Models)] {
+        ways.extend(filing(matches.globs(key), |_| Some((any, whole(any, "")))));
+    }
+    ways.extend(filing(&matches.topics, |glob| exact(Kind::Topic, glob).or_else(|| head(Kind::TopicHead, glob))));
     ways.extend(filing(&matches.topics, |glob| {
         exact(Kind::Topic, glob).or_else(|| tail(Kind::TopicTail, glob))
     }));
@@ -214,14 +234,14 @@ fn filing(globs: &[Glob], key: impl Fn(&Glob) -> Option<(Kind, u64)>) -> Option<
         return None;
     }
     let keys = globs.iter().map(key).collect::<Option<Vec<_>>>()?;
-    let dots = globs.iter().map(|glob| glob.text().matches('.').count()).max().unwrap_or(0);
-    Some(Filing { keys, dots })
+    let dots = globs.iter().map(|glob| glob.text().bytes().filter(|byte| parts(Kind::ToolHead, *byte)).count());
+    Some(Filing { keys, dots: dots.max().unwrap_or(0) })
 }
 
-/// `job.crm.` of `job.crm.*`.
-fn head(glob: &Glob) -> Option<(Kind, u64)> {
-    let (head, _) = glob.head().rsplit_once('.')?;
-    Some((Kind::TopicHead, whole(Kind::TopicHead, head)))
+/// `job.crm` of `job.crm.*`.
+fn head(kind: Kind, glob: &Glob) -> Option<(Kind, u64)> {
+    let end = glob.head().bytes().rposition(|byte| parts(kind, byte))?;
+    Some((kind, whole(kind, glob.head().get(..end)?)))
 }
 
 /// `.delete` of `job.*.delete`.
@@ -254,6 +274,14 @@ fn call_keys(call: &Call<'_>, used: Used) -> Keys {
             put(kind, whole(kind, text));
         }
     }
+    for (any, there) in [(Kind::AnyTool, call.tool.is_some()), (Kind::AnyModel, call.model.is_some())] {
+        if there {
+            put(any, whole(any, ""));
+        }
+    }
+    if let Some(tool) = call.tool.filter(|_| used.has(Kind::ToolHead)) {
+        forward(tool, Kind::Tool, Some(Kind::ToolHead), used.dots, &mut put);
+    }
     let host = (Kind::Host, None, Kind::HostTail, Some(call.host));
     let topic = |text| (Kind::Topic, Some(Kind::TopicHead), Kind::TopicTail, text);
     for (exact, head, tail, text) in
@@ -275,7 +303,9 @@ fn forward(text: &str, exact: Kind, head: Option<Kind>, dots: usize, put: &mut i
     let mut running = Running::START;
     let mut left = dots;
     for byte in text.bytes() {
-        if let (b'.', Some(head), 1..) = (byte, head, left) {
+        if let (Some(head), 1..) = (head, left)
+            && parts(head, byte)
+        {
             put(head, running.key(head));
             left = left.saturating_sub(1);
         }
