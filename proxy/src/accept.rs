@@ -15,23 +15,34 @@ use crate::engine::{BodyFault, Down};
 use crate::feed::Policy;
 
 /// Reads a request. The rule named in refusals is the stage's own: `http`.
-pub(crate) async fn accept(sidecar: &Sidecar, arrival: &Arrival, down: &mut Down) -> Result<Accepted, Refused> {
+pub(crate) async fn accept(
+    sidecar: &Sidecar,
+    arrival: &Arrival,
+    down: &mut Down,
+) -> Result<Accepted, Refused> {
     let policy = sidecar.policy.load_full();
     let mut exchange = Exchange::new(policy, down.head().method.as_str());
-    if let Some(raw) = down.raw_head()
-        && let Err(what) = well_formed(&raw)
-    {
-        down.close_after();
-        return Err(exchange.refuse(Refusal::new(Code::Malformed, "http", what)));
+    if let Some(raw) = down.raw_head() {
+        if raw.len() as u64 > sidecar.config.limits.max_headers.0 {
+            return Err(exchange.refuse(long_head(sidecar.config.limits.max_headers.0)));
+        }
+        if let Err(what) = well_formed(&raw) {
+            return Err(exchange.refuse(Refusal::new(Code::Malformed, "http", what)));
+        }
     }
     let headers = &down.head().headers;
-    exchange.session = text(headers, "x-sideguard-session").map(|session| session.chars().take(128).collect());
+    exchange.session =
+        text(headers, "x-sideguard-session").map(|session| session.chars().take(128).collect());
     exchange.trace_id = text(headers, "traceparent").and_then(trace_id);
     let key = headers
         .get("x-sideguard-key")
         .and_then(|key| key.to_str().ok())
         .map(|key| Secret::new(key.to_owned()))
-        .or_else(|| headers.get(header::PROXY_AUTHORIZATION).and_then(|value| crate::identify::basic_password(value.as_bytes())))
+        .or_else(|| {
+            headers
+                .get(header::PROXY_AUTHORIZATION)
+                .and_then(|value| crate::identify::basic_password(value.as_bytes()))
+        })
         .or_else(|| arrival.key.clone());
     sidecar.metrics.stripped_headers(reserved_headers(headers));
     match route(&exchange.policy, arrival, down) {
@@ -47,8 +58,12 @@ pub(crate) async fn accept(sidecar: &Sidecar, arrival: &Arrival, down: &mut Down
         Err(fault) => {
             let refusal = match fault {
                 BodyFault::TooLarge => too_large(max),
-                BodyFault::Gone => Refusal::new(Code::Malformed, "http", "the request's body did not arrive whole"),
-                BodyFault::Malformed => Refusal::new(Code::Malformed, "http", "the request's body is not framed properly"),
+                BodyFault::Gone => {
+                    Refusal::new(Code::Malformed, "http", "the request's body did not arrive whole")
+                }
+                BodyFault::Malformed => {
+                    Refusal::new(Code::Malformed, "http", "the request's body is not framed properly")
+                }
             };
             if fault != BodyFault::TooLarge {
                 down.close_after();
@@ -83,13 +98,27 @@ fn reserved_headers(headers: &HeaderMap) -> u64 {
 }
 
 fn too_large(max: usize) -> Refusal {
-    Refusal::new(Code::BodyTooLarge, "http", format!("the request's body is larger than {max} bytes (`limits.maxBody`)"))
+    Refusal::new(
+        Code::BodyTooLarge,
+        "http",
+        format!("the request's body is larger than {max} bytes (`limits.maxBody`)"),
+    )
+}
+
+/// Answered with 431 (RFC 6585, section 5).
+fn long_head(max: u64) -> Refusal {
+    let what = format!("the request's head is larger than {max} bytes (`limits.maxHeaders`)");
+    let mut refusal = Refusal::new(Code::Malformed, "http", what);
+    refusal.status = 431;
+    refusal
 }
 
 /// Refuses what two parsers could read in two ways (RFC 9112, sections 2.2, 5.1, 5.2 and 6.3).
 fn well_formed(raw: &[u8]) -> Result<(), &'static str> {
     let mut lengths = 0;
     let mut encodings = 0;
+    let mut hosts = 0;
+    let mut chunked = true;
     for (number, line) in raw.split(|b| *b == b'\n').enumerate() {
         if line.contains(&0) {
             return Err("the head holds a NUL");
@@ -114,7 +143,20 @@ fn well_formed(raw: &[u8]) -> Result<(), &'static str> {
             return Err("a header's name holds white space");
         }
         lengths += usize::from(name.eq_ignore_ascii_case(b"content-length"));
-        encodings += usize::from(name.eq_ignore_ascii_case(b"transfer-encoding"));
+        hosts += usize::from(name.eq_ignore_ascii_case(b"host"));
+        if name.eq_ignore_ascii_case(b"transfer-encoding") {
+            encodings += 1;
+            let value = line.get(name.len() + 1..).unwrap_or_default().trim_ascii();
+            chunked &= value.eq_ignore_ascii_case(b"chunked");
+        }
+    }
+    if !chunked {
+        return Err("`transfer-encoding` is something other than `chunked`");
+    }
+    if hosts > 1
+        || hosts == 0 && !raw.split(|b| *b == b'\n').next().unwrap_or_default().ends_with(b" HTTP/1.0\r")
+    {
+        return Err("`host` stands not exactly once");
     }
     match (lengths, encodings) {
         (0 | 1, 0) | (0, 1) => Ok(()),
@@ -127,21 +169,35 @@ fn well_formed(raw: &[u8]) -> Result<(), &'static str> {
 /// Works out where a request leads, from the tunnel it is in, its absolute target, or its gateway path.
 fn route(policy: &Policy, arrival: &Arrival, down: &Down) -> Result<Route, Refusal> {
     let unjudgeable = |reason: String| Refusal::new(Code::Unjudgeable, "route", reason);
-    let target = std::str::from_utf8(down.target()).map_err(|_| unjudgeable("the target is not text".to_owned()))?;
+    let target =
+        std::str::from_utf8(down.target()).map_err(|_| unjudgeable("the target is not text".to_owned()))?;
     let claimed = authority(down);
     if let Some(tunnel) = &arrival.tunnel {
         let target = match absolute(target) {
             None => target.to_owned(),
             Some((_, at, path)) if at.eq_ignore_ascii_case(&claimed) => path.to_owned(),
-            Some(_) => return Err(unjudgeable("the absolute target and `Host` name different hosts".to_owned())),
+            Some(_) => {
+                return Err(unjudgeable("the absolute target and `Host` name different hosts".to_owned()));
+            }
         };
         for (what, name) in [("`Host`", Some(claimed.as_ref())), ("SNI", arrival.sni.as_deref())] {
             let Some(name) = name.filter(|name| !name.is_empty()) else { continue };
-            let port = if what == "SNI" { tunnel.port } else if arrival.tls { 443 } else { 80 };
+            let port = if what == "SNI" {
+                tunnel.port
+            } else if arrival.tls {
+                443
+            } else {
+                80
+            };
             // A client may leave a port out that it named in CONNECT.
             let named = HostPort::parse(name, port);
-            if !named.is_some_and(|named| named.host == tunnel.host && (named.port == tunnel.port || !name.contains(':'))) {
-                return Err(unjudgeable(format!("{what} names `{name}`, but the tunnel leads to `{}`", tunnel.host)));
+            if !named.is_some_and(|named| {
+                named.host == tunnel.host && (named.port == tunnel.port || !name.contains(':'))
+            }) {
+                return Err(unjudgeable(format!(
+                    "{what} names `{name}`, but the tunnel leads to `{}`",
+                    tunnel.host
+                )));
             }
         }
         let upstream = policy.upstreams.at(tunnel, arrival.tls);
@@ -172,7 +228,12 @@ fn gateway(policy: &Policy, target: &str) -> Result<Route, Refusal> {
     };
     let rest = if rest.starts_with('/') { Cow::Borrowed(rest) } else { Cow::Owned(format!("/{rest}")) };
     let target = format!("{}{rest}", upstream.base.path);
-    Ok(Route { to: upstream.base.to.clone(), tls: upstream.base.tls, target, upstream: Some(Arc::clone(upstream)) })
+    Ok(Route {
+        to: upstream.base.to.clone(),
+        tls: upstream.base.tls,
+        target,
+        upstream: Some(Arc::clone(upstream)),
+    })
 }
 
 /// Scheme, authority and path of an absolute target.
@@ -204,8 +265,11 @@ fn decode(encoding: Option<&http::HeaderValue>, raw: &Bytes, max: usize) -> Resu
         "gzip" | "x-gzip" => inflate(flate2::read::MultiGzDecoder::new(&raw[..]), max),
         "deflate" => inflate(flate2::read::ZlibDecoder::new(&raw[..]), max),
         _ => {
-            let mut refusal =
-                Refusal::new(Code::Unjudgeable, "http", format!("a body in content-encoding `{encoding}` cannot be judged"));
+            let mut refusal = Refusal::new(
+                Code::Unjudgeable,
+                "http",
+                format!("a body in content-encoding `{encoding}` cannot be judged"),
+            );
             refusal.hint = Some("send it plain, gzip or deflate".to_owned());
             return Err(refusal);
         }
@@ -231,15 +295,21 @@ mod tests {
     #[test]
     fn heads_that_two_parsers_could_read_in_two_ways_are_refused() {
         assert_eq!(well_formed(b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 2\r\n\r\n"), Ok(()));
+        assert_eq!(well_formed(b"POST / HTTP/1.1\r\nhost:a\r\ntransfer-encoding:Chunked \r\n\r\n"), Ok(()));
+        assert_eq!(well_formed(b"GET / HTTP/1.0\r\n\r\n"), Ok(()));
         for head in [
-            &b"POST / HTTP/1.1\r\nContent-Length: 2\r\nTransfer-Encoding: chunked\r\n\r\n"[..],
-            b"POST / HTTP/1.1\r\nContent-Length: 2\r\nContent-Length: 2\r\n\r\n",
-            b"POST / HTTP/1.1\r\nTransfer-Encoding: chunked\r\nTransfer-Encoding: chunked\r\n\r\n",
-            b"POST / HTTP/1.1\r\nA: b\r\n c\r\n\r\n",
-            b"POST / HTTP/1.1\r\nA : b\r\n\r\n",
-            b"POST / HTTP/1.1\nA: b\r\n\r\n",
-            b"POST / HTTP/1.1\r\nA: b\0\r\n\r\n",
-            b"POST / HTTP/1.1\r\nA: b\rc\r\n\r\n",
+            &b"GET / HTTP/1.1\r\n\r\n"[..],
+            b"GET / HTTP/1.1\r\nHost: a\r\nHost: a\r\n\r\n",
+            b"POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked, chunked\r\n\r\n",
+            b"POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: gzip, chunked\r\n\r\n",
+            b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 2\r\nTransfer-Encoding: chunked\r\n\r\n",
+            b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 2\r\nContent-Length: 2\r\n\r\n",
+            b"POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\nTransfer-Encoding: chunked\r\n\r\n",
+            b"POST / HTTP/1.1\r\nHost: a\r\nA: b\r\n c\r\n\r\n",
+            b"POST / HTTP/1.1\r\nHost: a\r\nA : b\r\n\r\n",
+            b"POST / HTTP/1.1\r\nHost: a\nA: b\r\n\r\n",
+            b"POST / HTTP/1.1\r\nHost: a\r\nA: b\0\r\n\r\n",
+            b"POST / HTTP/1.1\r\nHost: a\r\nA: b\rc\r\n\r\n",
         ] {
             assert!(well_formed(head).is_err(), "{}", head.escape_ascii());
         }

@@ -30,9 +30,10 @@ impl Answer for Admin {
             (&Method::GET, "/version") => Reply::json(&json!({"version": env!("CARGO_PKG_VERSION")})),
             (&Method::GET, "/config") => Reply::json(&self.config()),
             (&Method::GET, "/status") => Reply::json(&self.status()),
-            (&Method::POST, "/drain" | "/reload") if !self.authorised(ask.token) => {
-                Reply::text(StatusCode::UNAUTHORIZED, "send the token in `admin.token` as `authorization: Bearer …`")
-            }
+            (&Method::POST, "/drain" | "/reload") if !self.authorised(ask.token) => Reply::text(
+                StatusCode::UNAUTHORIZED,
+                "send the token in `admin.token` as `authorization: Bearer …`",
+            ),
             (&Method::POST, "/drain") => {
                 self.sidecar.drain.begin();
                 Reply::text(StatusCode::ACCEPTED, "draining")
@@ -41,9 +42,11 @@ impl Answer for Admin {
                 Ok(digest) => Reply::text(StatusCode::OK, &digest),
                 Err(error) => Reply::text(StatusCode::UNPROCESSABLE_ENTITY, &error.to_string()),
             },
-            (_, "/healthz" | "/readyz" | "/metrics" | "/version" | "/config" | "/status" | "/drain" | "/reload") => {
-                Reply::text(StatusCode::METHOD_NOT_ALLOWED, "method not allowed")
-            }
+            (
+                _,
+                "/healthz" | "/readyz" | "/metrics" | "/version" | "/config" | "/status" | "/drain"
+                | "/reload",
+            ) => Reply::text(StatusCode::METHOD_NOT_ALLOWED, "method not allowed"),
             _ => Reply::text(StatusCode::NOT_FOUND, "not found"),
         }
     }

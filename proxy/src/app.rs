@@ -184,7 +184,8 @@ impl Sidecar {
         if *digest == **self.policy.load().set.digest() {
             return Ok(digest);
         }
-        let ledger = Ledger::new(policy.set.budgets()).map_err(|error| PolicyError::Budget(error.to_string()))?;
+        let ledger =
+            Ledger::new(policy.set.budgets()).map_err(|error| PolicyError::Budget(error.to_string()))?;
         {
             let mut current = self.ledger.lock();
             let kept = ledger.with_accounts_of(&current);
@@ -231,7 +232,8 @@ pub async fn start(
     let sidecar = Arc::new(assemble(spec, state, given, watcher)?);
     let outbound = listen(&sidecar.config.listen.outbound).await?;
     let admin = listen(&sidecar.config.listen.admin).await?;
-    let address = |listener: &TcpListener| listener.local_addr().map_err(|error| StartError::State(error.to_string()));
+    let address =
+        |listener: &TcpListener| listener.local_addr().map_err(|error| StartError::State(error.to_string()));
     let (outbound_at, admin_at) = (address(&outbound)?, address(&admin)?);
     let token = state::admin_token(state).map_err(StartError::State)?;
     let answer = Arc::new(Admin { sidecar: Arc::clone(&sidecar), token: Secret::new(token) });
@@ -302,7 +304,9 @@ fn assemble(
 }
 
 async fn listen(address: &str) -> Result<TcpListener, StartError> {
-    TcpListener::bind(address).await.map_err(|source| StartError::Listen { address: address.to_owned(), source })
+    TcpListener::bind(address)
+        .await
+        .map_err(|source| StartError::Listen { address: address.to_owned(), source })
 }
 
 async fn accept(listener: TcpListener, sidecar: Arc<Sidecar>) {

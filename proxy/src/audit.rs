@@ -35,7 +35,8 @@ pub(crate) async fn intent(sidecar: &Sidecar, reserved: Reserved) -> Result<Rese
 fn unwritten(reserved: Reserved) -> Refused {
     let Reserved { exchange, held, .. } = reserved;
     held.release();
-    let mut refusal = Refusal::new(Code::RecordUnavailable, "record", "the record cannot be written, so nothing may leave");
+    let mut refusal =
+        Refusal::new(Code::RecordUnavailable, "record", "the record cannot be written, so nothing may leave");
     refusal.hint = Some("make room on the sidecar's disk".to_owned());
     exchange.refuse(refusal)
 }

@@ -50,13 +50,20 @@ pub(crate) fn step(state: State, event: Event, spec: &BreakerSpec, now: Timestam
     match (state, event) {
         _ if spec.failures == 0 => (State::Healthy { failures: 0 }, Answer::Pass),
         (_, Event::Worked) => (State::Healthy { failures: 0 }, Answer::Pass),
-        (State::Healthy { failures }, Event::Failed) if failures.saturating_add(1) >= spec.failures => (trip(1), Answer::Pass),
-        (State::Healthy { failures }, Event::Failed) => (State::Healthy { failures: failures.saturating_add(1) }, Answer::Pass),
-        (State::Healthy { .. }, Event::Ask) => (state, Answer::Pass),
-        (State::Tripped { until, trips } | State::Probing { until, trips }, Event::Ask) if now >= until => {
-            (State::Probing { until: now.plus(backoff(trips).max(Duration::from_secs(30))), trips }, Answer::Pass)
+        (State::Healthy { failures }, Event::Failed) if failures.saturating_add(1) >= spec.failures => {
+            (trip(1), Answer::Pass)
         }
-        (State::Tripped { until, .. } | State::Probing { until, .. }, Event::Ask) => (state, Answer::Wait(until)),
+        (State::Healthy { failures }, Event::Failed) => {
+            (State::Healthy { failures: failures.saturating_add(1) }, Answer::Pass)
+        }
+        (State::Healthy { .. }, Event::Ask) => (state, Answer::Pass),
+        (State::Tripped { until, trips } | State::Probing { until, trips }, Event::Ask) if now >= until => (
+            State::Probing { until: now.plus(backoff(trips).max(Duration::from_secs(30))), trips },
+            Answer::Pass,
+        ),
+        (State::Tripped { until, .. } | State::Probing { until, .. }, Event::Ask) => {
+            (state, Answer::Wait(until))
+        }
         (State::Probing { trips, .. }, Event::Failed) => (trip(trips.saturating_add(1)), Answer::Pass),
         // A call that passed before the trip.
         (State::Tripped { .. }, Event::Failed) => (state, Answer::Pass),
@@ -71,7 +78,13 @@ pub(crate) struct Breakers {
 
 impl Breakers {
     /// Tells a breaker of an event. The second value is whether it tripped or healed by it.
-    pub(crate) fn tell(&self, key: &str, event: Event, spec: &BreakerSpec, now: Timestamp) -> (Answer, Option<&'static str>) {
+    pub(crate) fn tell(
+        &self,
+        key: &str,
+        event: Event,
+        spec: &BreakerSpec,
+        now: Timestamp,
+    ) -> (Answer, Option<&'static str>) {
         let mut states = self.states.lock();
         let before = states.get(key).copied().unwrap_or(State::Healthy { failures: 0 });
         let (after, answer) = step(before, event, spec, now);

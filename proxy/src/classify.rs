@@ -21,16 +21,25 @@ use crate::call::{Classified, Exchange, Identified, Item, ModelFacts, Refused, R
 const CONTEXT: u64 = 200_000;
 
 /// Finds out what the request would do.
-pub(crate) fn classify(sidecar: &Sidecar, identified: Identified, headers: &HeaderMap) -> Result<Classified, Refused> {
+pub(crate) fn classify(
+    sidecar: &Sidecar,
+    identified: Identified,
+    headers: &HeaderMap,
+) -> Result<Classified, Refused> {
     let Identified { mut exchange, body } = identified;
     let unjudgeable = |reason: String| Refusal::new(Code::Unjudgeable, "dialect", reason);
     let Some(route) = exchange.route.clone() else {
         return Err(exchange.refuse(unjudgeable("the request has no destination".to_owned())));
     };
     let governed = governed(&route);
-    exchange.form = Form::of(Operation::Plain, governed.as_ref().map(|(name, dialect)| (name.as_str(), *dialect)));
+    exchange.form =
+        Form::of(Operation::Plain, governed.as_ref().map(|(name, dialect)| (name.as_str(), *dialect)));
     let path = route.upstream.as_ref().map_or(route.path(), |upstream| {
-        route.path().strip_prefix(upstream.base.path.as_str()).filter(|path| path.starts_with('/')).unwrap_or(route.path())
+        route
+            .path()
+            .strip_prefix(upstream.base.path.as_str())
+            .filter(|path| path.starts_with('/'))
+            .unwrap_or(route.path())
     });
     let content_type = headers.get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok());
     let spoken = governed.as_ref().map(|(name, dialect)| (name.as_str(), *dialect));
@@ -55,7 +64,8 @@ pub(crate) fn classify(sidecar: &Sidecar, identified: Identified, headers: &Head
             let facts = model_facts(sidecar, &request, &provider);
             let item = model_item(classifier, &request, &provider, operation_name, &body.decoded);
             exchange.tokens = facts.input.plus(facts.output_cap.unwrap_or_default().times(facts.choices));
-            exchange.cost = sidecar.prices.of(&facts.model).bound(facts.input, facts.output_cap.unwrap_or_default());
+            exchange.cost =
+                sidecar.prices.of(&facts.model).bound(facts.input, facts.output_cap.unwrap_or_default());
             model = Some(facts);
             vec![item]
         }
@@ -111,7 +121,13 @@ fn model_facts(sidecar: &Sidecar, request: &ModelRequest<'_>, provider: &str) ->
     }
 }
 
-fn model_item(classifier: &Classifier, request: &ModelRequest<'_>, provider: &str, operation: &str, body: &Bytes) -> Item {
+fn model_item(
+    classifier: &Classifier,
+    request: &ModelRequest<'_>,
+    provider: &str,
+    operation: &str,
+    body: &Bytes,
+) -> Item {
     let mut class = classifier.model(provider, operation);
     // Tools that run at the provider are out of the sidecar's sight: policy must be able to see that they are asked for.
     if !request.hosted_tools.is_empty() {
@@ -146,10 +162,21 @@ fn mcp_items(classifier: &Classifier, request: &McpRequest<'_>, server: &str, bo
 /// MCP's own traffic beside tool calls: topic `mcp.<server>.<method>`, read only.
 fn protocol(server: &str, method: &str) -> Class<'static> {
     let method = method.replace('/', ".");
-    Class { topic: format!("mcp.{server}.{method}").to_lowercase().into(), alias: None, verb: Verb::Read, risk_tags: Vec::new() }
+    Class {
+        topic: format!("mcp.{server}.{method}").to_lowercase().into(),
+        alias: None,
+        verb: Verb::Read,
+        risk_tags: Vec::new(),
+    }
 }
 
-fn plain_item(sidecar: &Sidecar, exchange: &Exchange, route: &Route, headers: &HeaderMap, body: &Bytes) -> Item {
+fn plain_item(
+    sidecar: &Sidecar,
+    exchange: &Exchange,
+    route: &Route,
+    headers: &HeaderMap,
+    body: &Bytes,
+) -> Item {
     // The end of a session that the server itself opened is MCP's own traffic, not a deletion.
     let session = headers.get("mcp-session-id").map(http::HeaderValue::as_bytes);
     if matches!(exchange.method.as_str(), "GET" | "DELETE")

@@ -40,7 +40,8 @@ pub enum ConfigError {
 /// # Errors
 /// Every error in the file, with its place.
 pub fn load(path: &Path) -> Result<ProxySpec, ConfigError> {
-    let text = fs::read_to_string(path).map_err(|source| ConfigError::Read { path: path.to_owned(), source })?;
+    let text =
+        fs::read_to_string(path).map_err(|source| ConfigError::Read { path: path.to_owned(), source })?;
     let source = Source { name: path.display().to_string(), text };
     let overrides: Vec<(String, String)> = environment::with_prefix(PREFIX)
         .into_iter()
@@ -101,7 +102,10 @@ impl Fill for Process {
             out.push_str(before);
             match name.split_once(':') {
                 Some(("env", variable)) => {
-                    out.push_str(&environment::variable(variable).ok_or(format!("`{variable}` is not set in the environment"))?);
+                    out.push_str(
+                        &environment::variable(variable)
+                            .ok_or(format!("`{variable}` is not set in the environment"))?,
+                    );
                 }
                 Some(("file", path)) => {
                     let text = fs::read_to_string(path).map_err(|error| format!("`{path}`: {error}"))?;

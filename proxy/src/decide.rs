@@ -16,7 +16,11 @@ const SOON: std::time::Duration = std::time::Duration::from_secs(60);
 pub(crate) fn decide(sidecar: &Sidecar, classified: Classified) -> Result<Cleared, Refused> {
     let Classified { exchange, body, model } = classified;
     let Some(caller) = exchange.caller.clone() else {
-        return Err(exchange.refuse(Refusal::new(Code::Unauthenticated, "identity", "the agent is not known")));
+        return Err(exchange.refuse(Refusal::new(
+            Code::Unauthenticated,
+            "identity",
+            "the agent is not known",
+        )));
     };
     let mut grants = Vec::with_capacity(exchange.items.len());
     let mut refusals = Vec::new();
@@ -30,7 +34,11 @@ pub(crate) fn decide(sidecar: &Sidecar, classified: Classified) -> Result<Cleare
         return Ok(Cleared { exchange, body, model, grants });
     }
     if refusals.is_empty() {
-        return Err(exchange.refuse(Refusal::new(Code::Unjudgeable, "dialect", "the request holds nothing that could be judged")));
+        return Err(exchange.refuse(Refusal::new(
+            Code::Unjudgeable,
+            "dialect",
+            "the request holds nothing that could be judged",
+        )));
     }
     Err(Refused { exchange: Box::new(exchange), refusals })
 }
@@ -73,7 +81,9 @@ pub(crate) fn judge(
 fn refusal(verdict: &Verdict) -> Refusal {
     let code = match verdict.decision {
         Decision::RequireApproval => Code::ApprovalRequired,
-        Decision::Deny | Decision::Throttle | Decision::AllowWithConstraints | Decision::Allow => Code::PolicyDenied,
+        Decision::Deny | Decision::Throttle | Decision::AllowWithConstraints | Decision::Allow => {
+            Code::PolicyDenied
+        }
     };
     let mut refusal = Refusal::new(code, verdict.rule.clone(), verdict.reason.to_string());
     refusal.hint = verdict.remediations.first().cloned();

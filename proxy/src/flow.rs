@@ -42,7 +42,8 @@ async fn pass(sidecar: &Arc<Sidecar>, arrival: &Arrival, down: &mut Down) -> Res
 /// Answers what is not HTTP, and records that.
 pub(crate) async fn malformed(sidecar: &Sidecar, _arrival: &Arrival, down: &mut Down) {
     let exchange = Exchange::new(sidecar.policy.load_full(), "");
-    let refused: Refused = exchange.refuse(Refusal::new(Code::Malformed, "http", "the request is not valid HTTP"));
+    let refused: Refused =
+        exchange.refuse(Refusal::new(Code::Malformed, "http", "the request is not valid HTTP"));
     let mut head = Reply::new(StatusCode::BAD_REQUEST);
     head.set(header::CONNECTION, HeaderValue::from_static("close"));
     audit::refused(sidecar, &refused, 400);

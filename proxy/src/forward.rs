@@ -60,10 +60,16 @@ impl From<Refused> for Unsent {
 }
 
 /// Sends the request and reads the answer's head.
-pub(crate) async fn forward<'s>(sidecar: &'s Sidecar, reserved: Reserved, down: &mut Down) -> Result<Sent<'s>, Unsent> {
+pub(crate) async fn forward<'s>(
+    sidecar: &'s Sidecar,
+    reserved: Reserved,
+    down: &mut Down,
+) -> Result<Sent<'s>, Unsent> {
     let limits = limits(&reserved);
     let Some(route) = reserved.exchange.route.clone() else {
-        return Err(abandon(sidecar, reserved, Refusal::new(Code::Unjudgeable, "route", "no destination")).into());
+        return Err(
+            abandon(sidecar, reserved, Refusal::new(Code::Unjudgeable, "route", "no destination")).into()
+        );
     };
     let out = match outgoing(sidecar, &reserved, &route, down) {
         Ok(out) => out,
@@ -76,7 +82,12 @@ pub(crate) async fn forward<'s>(sidecar: &'s Sidecar, reserved: Reserved, down: 
             return Err(abandon(sidecar, reserved, refusal).into());
         }
     };
-    let to = Destination { address, host: route.to.host.clone(), authority: route.to.authority(route.tls), tls: route.tls };
+    let to = Destination {
+        address,
+        host: route.to.host.clone(),
+        authority: route.to.authority(route.tls),
+        tls: route.tls,
+    };
     let Reserved { exchange, body, model, grants, mut held, .. } = reserved;
     let breaker = reserve::upstream_breaker(sidecar, &exchange);
     held.dispatched(&exchange.id);
@@ -85,7 +96,7 @@ pub(crate) async fn forward<'s>(sidecar: &'s Sidecar, reserved: Reserved, down: 
         Some(limit) => Box::pin(attempt_within(limit, sidecar, &to, &out, down)).await,
     };
     let (up, head) = match attempted {
-        Ok(Attempt::Answered(up, head)) => (up, head),
+        Ok(Attempt::Answered(answered)) => *answered,
         Ok(Attempt::Gone) => {
             gone(sidecar, exchange, held, model.as_ref());
             return Err(Unsent::Gone);
@@ -96,14 +107,17 @@ pub(crate) async fn forward<'s>(sidecar: &'s Sidecar, reserved: Reserved, down: 
         }
     };
     let first = grants.first();
-    let decision = first.map_or(("allow", "default".into()), |grant| (grant.decision.as_str(), grant.rule.clone()));
-    let warning = first.and_then(|grant| grant.would.as_ref()).filter(|would| would.mode == sideguard_types::verdict::Mode::Warn);
+    let decision =
+        first.map_or(("allow", "default".into()), |grant| (grant.decision.as_str(), grant.rule.clone()));
+    let warning = first
+        .and_then(|grant| grant.would.as_ref())
+        .filter(|would| would.mode == sideguard_types::verdict::Mode::Warn);
     let warning = warning.map(|would| format!("{} by {}", would.decision.as_str(), would.rule));
     Ok(Sent { exchange, held, model, judged: body.decoded, limits, up, head, breaker, decision, warning })
 }
 
 enum Attempt<'s> {
-    Answered(Up<'s>, Head),
+    Answered(Box<(Up<'s>, Head)>),
     Gone,
 }
 
@@ -121,8 +135,11 @@ async fn attempt<'s>(
         let mut up = sidecar.connector.open(to).await.map_err(|fault| (fault, false))?;
         match up.send(down, to, out).await {
             Ok(()) => {}
-            Err(fault) if fault.untouched && up.reused() && tries < 3 => continue,
-            Err(fault) => return Err((fault, true)),
+            Err(fault) => match up.early_head().await {
+                Some(head) => return Ok(Attempt::Answered(Box::new((up, head)))),
+                None if fault.untouched && up.reused() && tries < 3 => continue,
+                None => return Err((fault, true)),
+            },
         }
         let head = tokio::select! {
             biased;
@@ -133,9 +150,10 @@ async fn attempt<'s>(
             }
         };
         match head {
-            Ok(head) => return Ok(Attempt::Answered(up, head)),
+            Ok(head) => return Ok(Attempt::Answered(Box::new((up, head)))),
             // An idempotent request may go again when a pooled connection turns out dead (RFC 9110, section 9.2.2).
-            Err(fault) if up.reused() && tries < 3 && (fault.untouched || idempotent(&down.head().method)) => {}
+            Err(fault)
+                if up.reused() && tries < 3 && (fault.untouched || idempotent(&down.head().method)) => {}
             Err(fault) => return Err((fault, true)),
         }
     }
@@ -163,7 +181,11 @@ async fn attempt_within<'s>(
 }
 
 /// Tells the breaker that a call failed.
-pub(crate) fn failed(sidecar: &Sidecar, exchange: &Exchange, breaker: Option<&(String, sideguard_types::resource::BreakerSpec)>) {
+pub(crate) fn failed(
+    sidecar: &Sidecar,
+    exchange: &Exchange,
+    breaker: Option<&(String, sideguard_types::resource::BreakerSpec)>,
+) {
     tell(sidecar, exchange, breaker, Event::Failed);
 }
 
@@ -242,7 +264,12 @@ fn wants_usage(reserved: &Reserved) -> bool {
 }
 
 /// Builds what is sent.
-fn outgoing(sidecar: &Sidecar, reserved: &Reserved, route: &Route, down: &Down) -> Result<Outgoing, Box<Refusal>> {
+fn outgoing(
+    sidecar: &Sidecar,
+    reserved: &Reserved,
+    route: &Route,
+    down: &Down,
+) -> Result<Outgoing, Box<Refusal>> {
     let edits = edits(sidecar, reserved)?;
     let mut remove = stripped(down);
     let mut set = Vec::new();
@@ -274,7 +301,8 @@ fn outgoing(sidecar: &Sidecar, reserved: &Reserved, route: &Route, down: &Down) 
 
 /// Headers of the agent's that never leave.
 fn stripped(down: &Down) -> Vec<HeaderName> {
-    let ours = |name: &&HeaderName| name.as_str().starts_with("x-sideguard-") || name.as_str() == "x-should-retry";
+    let ours =
+        |name: &&HeaderName| name.as_str().starts_with("x-sideguard-") || name.as_str() == "x-should-retry";
     down.head().headers.keys().filter(ours).cloned().collect()
 }
 
@@ -324,7 +352,10 @@ fn edits(sidecar: &Sidecar, reserved: &Reserved) -> Result<Vec<Edit>, Box<Refusa
         };
         for found in detectors.find(decoded) {
             if !overlaps(&edits, &found.range) {
-                edits.push(Edit { range: found.range, with: format!("[redacted {}]", found.detector).into_bytes() });
+                edits.push(Edit {
+                    range: found.range,
+                    with: format!("[redacted {}]", found.detector).into_bytes(),
+                });
             }
         }
     }

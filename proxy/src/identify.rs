@@ -26,20 +26,29 @@ pub(crate) fn identify(sidecar: &Sidecar, accepted: Accepted) -> Result<Identifi
 }
 
 /// The agent that `key` belongs to; without a key, the agent that the port belongs to.
-pub(crate) fn caller(sidecar: &Sidecar, policy: &Policy, key: Option<&Secret<String>>) -> Result<Arc<Caller>, Refusal> {
+pub(crate) fn caller(
+    sidecar: &Sidecar,
+    policy: &Policy,
+    key: Option<&Secret<String>>,
+) -> Result<Arc<Caller>, Refusal> {
     match (key, &sidecar.agent) {
         (Some(key), own) => match (policy.set.identity_by_key(key.expose().as_bytes()), own) {
             (Some(identity), _) => Ok(Arc::new(identity.caller.clone())),
             (None, _) => Err(unauthenticated("the key is not one of a known agent")),
         },
         (None, Some(own)) => Ok(Arc::clone(own)),
-        (None, None) => Err(unauthenticated("this gateway serves several agents: it has to know which one is calling")),
+        (None, None) => {
+            Err(unauthenticated("this gateway serves several agents: it has to know which one is calling"))
+        }
     }
 }
 
 fn unauthenticated(reason: &str) -> Refusal {
     let mut refusal = Refusal::new(Code::Unauthenticated, "identity", reason);
-    refusal.hint = Some("send the agent's key as `x-sideguard-key`, or as the proxy password: http://agent:KEY@host:port".to_owned());
+    refusal.hint = Some(
+        "send the agent's key as `x-sideguard-key`, or as the proxy password: http://agent:KEY@host:port"
+            .to_owned(),
+    );
     refusal
 }
 
@@ -51,7 +60,10 @@ pub(crate) fn basic_password(value: &[u8]) -> Option<Secret<String>> {
         return None;
     }
     let decoded = String::from_utf8(STANDARD.decode(encoded.trim()).ok()?).ok()?;
-    decoded.split_once(':').map(|(_, password)| Secret::new(password.to_owned())).filter(|key| !key.expose().is_empty())
+    decoded
+        .split_once(':')
+        .map(|(_, password)| Secret::new(password.to_owned()))
+        .filter(|key| !key.expose().is_empty())
 }
 
 #[cfg(test)]

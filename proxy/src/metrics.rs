@@ -73,7 +73,10 @@ pub(crate) struct Metrics {
 
 impl Metrics {
     pub(crate) fn new() -> Self {
-        let seconds = [0.000_5, 0.001, 0.002_5, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0];
+        let seconds = [
+            0.000_5, 0.001, 0.002_5, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0,
+            60.0, 300.0,
+        ];
         let mut metrics = Self {
             registry: telemetry::registry(),
             decisions: Family::default(),
@@ -93,11 +96,19 @@ impl Metrics {
         registry.register("decisions", "Judgements by point and decision", metrics.decisions.clone());
         registry.register("refusals", "Refusals by code", metrics.refusals.clone());
         registry.register("answers", "Answers by point and class of status", metrics.answers.clone());
-        registry.register("call_duration_seconds", "Time from a call's arrival to its answer's end", metrics.durations.clone());
+        registry.register(
+            "call_duration_seconds",
+            "Time from a call's arrival to its answer's end",
+            metrics.durations.clone(),
+        );
         registry.register("tokens", "Tokens used, by provider and kind", metrics.tokens.clone());
         registry.register("cost_usd", "Cost in US dollars, by provider", metrics.cost.clone());
         registry.register("breaker_changes", "Changes of breakers", metrics.breakers.clone());
-        registry.register("refused_connections", "Connections refused before a request was read", metrics.refused_connections.clone());
+        registry.register(
+            "refused_connections",
+            "Connections refused before a request was read",
+            metrics.refused_connections.clone(),
+        );
         registry.register("stripped_headers", "Reserved headers that agents sent", metrics.stripped.clone());
         registry.register("connections", "Connections from agents now", metrics.connections.clone());
         registry.register("policy_reloads", "Policy reloads by result", metrics.reloads.clone());
@@ -114,7 +125,9 @@ impl Metrics {
         if let (Some(point), Some(decision)) = (record.point, record.decision)
             && matches!(record.phase, Phase::Intent | Phase::Decision)
         {
-            self.decisions.get_or_create(&Decided { point: point.as_str(), decision: decision.as_str() }).inc();
+            self.decisions
+                .get_or_create(&Decided { point: point.as_str(), decision: decision.as_str() })
+                .inc();
         }
     }
 

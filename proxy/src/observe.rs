@@ -8,6 +8,7 @@ mod judge;
 mod listing;
 mod relay;
 mod settle;
+mod upgrade;
 
 use std::sync::Arc;
 
@@ -42,7 +43,7 @@ pub(crate) async fn observe(sidecar: &Arc<Sidecar>, sent: Sent<'_>, down: &mut D
     let event = if status.is_server_error() { Event::Failed } else { Event::Worked };
     forward::tell(sidecar, &sent.exchange, sent.breaker.as_ref(), event);
     if status == StatusCode::SWITCHING_PROTOCOLS {
-        return Ok(Box::pin(relay::upgraded(sidecar, sent, down)).await);
+        return Ok(Box::pin(upgrade::upgraded(sidecar, sent, down)).await);
     }
     let content_type = |kind: &str| {
         let value = sent.head.parts().headers.get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok());
@@ -51,17 +52,29 @@ pub(crate) async fn observe(sidecar: &Arc<Sidecar>, sent: Sent<'_>, down: &mut D
     let streamed = content_type("text/event-stream");
     // Boxed: the stages before would carry the largest of these futures about with them.
     match sent.exchange.operation {
-        _ if sent.head.no_body || !status.is_success() => Ok(Box::pin(relay::plain(sidecar, sent, down)).await),
+        _ if sent.head.no_body || !status.is_success() => {
+            Ok(Box::pin(relay::plain(sidecar, sent, down)).await)
+        }
         Operation::Chat | Operation::Responses | Operation::Messages if streamed => {
             Ok(Box::pin(answer::streamed(sidecar, sent, down)).await)
         }
-        Operation::Chat | Operation::Responses | Operation::Messages | Operation::Embeddings | Operation::CountTokens => {
-            Box::pin(answer::whole(sidecar, sent, down)).await
-        }
+        Operation::Chat
+        | Operation::Responses
+        | Operation::Messages
+        | Operation::Embeddings
+        | Operation::CountTokens => Box::pin(answer::whole(sidecar, sent, down)).await,
         Operation::Mcp => {
             remember_session(sidecar, &sent);
-            let lists = sent.exchange.items.iter().any(|item| item.point == Point::McpList && item.class.topic.ends_with(".tools.list"));
-            if lists { Box::pin(listing::filtered(sidecar, sent, down, streamed)).await } else { Ok(Box::pin(relay::plain(sidecar, sent, down)).await) }
+            let lists = sent
+                .exchange
+                .items
+                .iter()
+                .any(|item| item.point == Point::McpList && item.class.topic.ends_with(".tools.list"));
+            if lists {
+                Box::pin(listing::filtered(sidecar, sent, down, streamed)).await
+            } else {
+                Ok(Box::pin(relay::plain(sidecar, sent, down)).await)
+            }
         }
         Operation::ModelFree => Box::pin(answer::free(sidecar, sent, down)).await,
         Operation::Plain => Ok(Box::pin(relay::plain(sidecar, sent, down)).await),
@@ -91,7 +104,8 @@ struct Marks {
 impl Marks {
     fn of(sent: &Sent<'_>) -> Self {
         let (decision, rule) = sent.decision.clone();
-        let known = sent.exchange.route.as_ref().is_some_and(|route| provider_of_host(&route.to.host).is_some());
+        let known =
+            sent.exchange.route.as_ref().is_some_and(|route| provider_of_host(&route.to.host).is_some());
         Self {
             decision,
             rule,

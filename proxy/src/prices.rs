@@ -72,12 +72,15 @@ impl Prices {
     /// # Errors
     /// The entry whose price is not a number that can be used.
     pub(crate) fn new(own: &[PriceSpec]) -> Result<Self, String> {
-        let shipped: Shipped = serde_json::from_str(SHIPPED).map_err(|error| format!("shipped price table: {error}"))?;
+        let shipped: Shipped =
+            serde_json::from_str(SHIPPED).map_err(|error| format!("shipped price table: {error}"))?;
         let mut unknown = of(UNKNOWN.0, UNKNOWN.1, None, None).ok_or("shipped price of unknown models")?;
         let mut entries = Vec::new();
         for spec in own {
-            let price = of(spec.input, spec.output, spec.cached_input, spec.cache_write)
-                .ok_or_else(|| format!("prices: `{}`: prices are dollars for a million tokens, above zero", spec.model))?;
+            let price =
+                of(spec.input, spec.output, spec.cached_input, spec.cache_write).ok_or_else(|| {
+                    format!("prices: `{}`: prices are dollars for a million tokens, above zero", spec.model)
+                })?;
             if spec.model == "*" {
                 unknown = price;
             } else {
@@ -94,7 +97,11 @@ impl Prices {
             return *price;
         }
         let bare = model.rsplit_once('/').map_or(model, |(_, bare)| bare);
-        [model, bare, undated(bare)].into_iter().find_map(|name| self.shipped.get(name)).copied().unwrap_or(self.unknown)
+        [model, bare, undated(bare)]
+            .into_iter()
+            .find_map(|name| self.shipped.get(name))
+            .copied()
+            .unwrap_or(self.unknown)
     }
 }
 
@@ -146,8 +153,14 @@ fn sum(parts: &[(Tokens, u64)]) -> MicroUsd {
 
 /// Dollars for a million tokens to pico-dollars a token.
 fn of(input: f64, output: f64, cached: Option<f64>, cache_write: Option<f64>) -> Option<Price> {
-    #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "checked to lie in range before")]
-    let pico = |dollars: f64| (dollars.is_finite() && (0.0..1e6).contains(&dollars)).then(|| (dollars * 1e6).ceil() as u64);
+    #[expect(
+        clippy::cast_possible_truncation,
+        clippy::cast_sign_loss,
+        reason = "checked to lie in range before"
+    )]
+    let pico = |dollars: f64| {
+        (dollars.is_finite() && (0.0..1e6).contains(&dollars)).then(|| (dollars * 1e6).ceil() as u64)
+    };
     let (input, output) = (pico(input)?, pico(output)?);
     if input == 0 && output == 0 {
         return None;
@@ -166,7 +179,11 @@ fn undated(model: &str) -> &str {
     }
     let mut parts = model.rsplitn(4, '-');
     match (parts.next(), parts.next(), parts.next(), parts.next()) {
-        (Some(day), Some(month), Some(year), Some(head)) if digits(day, 2) && digits(month, 2) && digits(year, 4) => head,
+        (Some(day), Some(month), Some(year), Some(head))
+            if digits(day, 2) && digits(month, 2) && digits(year, 4) =>
+        {
+            head
+        }
         _ => model,
     }
 }
@@ -175,15 +192,17 @@ fn undated(model: &str) -> &str {
 fn fits(glob: &str, name: &str) -> bool {
     match glob.split_once('*') {
         None => glob == name,
-        Some((head, rest)) => name.strip_prefix(head).is_some_and(|mut tail| loop {
-            if fits(rest, tail) {
-                return true;
+        Some((head, rest)) => name.strip_prefix(head).is_some_and(|mut tail| {
+            loop {
+                if fits(rest, tail) {
+                    return true;
+                }
+                let mut chars = tail.chars();
+                if chars.next().is_none() {
+                    return false;
+                }
+                tail = chars.as_str();
             }
-            let mut chars = tail.chars();
-            if chars.next().is_none() {
-                return false;
-            }
-            tail = chars.as_str();
         }),
     }
 }
@@ -211,7 +230,8 @@ mod tests {
     #[test]
     fn own_prices_go_before_shipped_ones() {
         let prices = Prices::new(&[spec("gpt-4o*", 1.0, 2.0)]).expect("valid prices");
-        let used = Usage { input: Some(Tokens(1_000_000)), output: Some(Tokens(1_000_000)), ..Usage::default() };
+        let used =
+            Usage { input: Some(Tokens(1_000_000)), output: Some(Tokens(1_000_000)), ..Usage::default() };
         assert_eq!(prices.of("gpt-4o-mini").cost(&used), MicroUsd(3_000_000));
     }
 

@@ -19,12 +19,14 @@ const KEPT: usize = 16_384;
 /// All limiters.
 #[derive(Debug, Default)]
 pub(crate) struct Rates {
-    limiters: Mutex<HashMap<(Arc<str>, String, Key), Arc<Limiter>>>,
+    limiters: Mutex<HashMap<Key, Arc<Limiter>>>,
 }
 
-/// A rate as a key: a rule whose rate changes gets a new limiter.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+/// A rule, an agent, and the rate: a rule whose rate changes gets a new limiter.
+#[derive(Debug, PartialEq, Eq, Hash)]
 struct Key {
+    rule: Arc<str>,
+    agent: String,
     calls: u32,
     per: Duration,
     burst: u32,
@@ -33,8 +35,14 @@ struct Key {
 impl Rates {
     /// Lets one call through, or says how long to wait.
     pub(crate) fn pass(&self, rule: &Arc<str>, agent: &str, rate: &Rate) -> Result<(), Duration> {
-        let rate = Key { calls: rate.calls, per: rate.per.0, burst: rate.burst.unwrap_or(rate.calls) };
-        let (Some(calls), Some(burst)) = (NonZeroU32::new(rate.calls), NonZeroU32::new(rate.burst)) else {
+        let key = Key {
+            rule: Arc::clone(rule),
+            agent: agent.to_owned(),
+            calls: rate.calls,
+            per: rate.per.0,
+            burst: rate.burst.unwrap_or(rate.calls),
+        };
+        let (Some(calls), Some(burst)) = (NonZeroU32::new(key.calls), NonZeroU32::new(key.burst)) else {
             return Err(Duration::from_secs(60));
         };
         let limiter = {
@@ -42,10 +50,14 @@ impl Rates {
             if limiters.len() >= KEPT {
                 limiters.clear();
             }
-            let key = (Arc::clone(rule), agent.to_owned(), rate);
+            let per = key.per;
             Arc::clone(limiters.entry(key).or_insert_with(|| {
-                let each = rate.per.checked_div(calls.get()).filter(|each| !each.is_zero()).unwrap_or(Duration::from_nanos(1));
-                let quota = Quota::with_period(each).unwrap_or_else(|| Quota::per_second(calls)).allow_burst(burst);
+                let each = per
+                    .checked_div(calls.get())
+                    .filter(|each| !each.is_zero())
+                    .unwrap_or(Duration::from_nanos(1));
+                let quota =
+                    Quota::with_period(each).unwrap_or_else(|| Quota::per_second(calls)).allow_burst(burst);
                 Arc::new(RateLimiter::direct(quota))
             }))
         };

@@ -31,9 +31,14 @@ pub(crate) fn reserve(sidecar: &Arc<Sidecar>, cleared: Cleared) -> Result<Reserv
     if let Err(refusal) = breakers(sidecar, &exchange) {
         return Err(exchange.refuse(refusal));
     }
-    let constrained = grants.iter().filter_map(|grant| grant.constraints.as_ref()?.max_output_tokens).min().map(Tokens);
+    let constrained =
+        grants.iter().filter_map(|grant| grant.constraints.as_ref()?.max_output_tokens).min().map(Tokens);
     let Some(caller) = exchange.caller.clone() else {
-        return Err(exchange.refuse(Refusal::new(Code::Unauthenticated, "identity", "the agent is not known")));
+        return Err(exchange.refuse(Refusal::new(
+            Code::Unauthenticated,
+            "identity",
+            "the agent is not known",
+        )));
     };
     let held = hold(sidecar, &exchange, &caller, model.as_ref(), constrained, &body.decoded);
     match held {
@@ -47,7 +52,12 @@ fn breakers(sidecar: &Sidecar, exchange: &Exchange) -> Result<(), Refusal> {
     let runaway = &sidecar.config.breakers.agent;
     let agent = exchange.caller.as_ref().map_or("", |caller| caller.agent.as_str());
     if let Some(until) = sidecar.runaways.held_back(agent, exchange.at) {
-        return Err(tripped(&format!("agent/{agent}"), "the agent's breaker is tripped: it ran away", until, exchange.at));
+        return Err(tripped(
+            &format!("agent/{agent}"),
+            "the agent's breaker is tripped: it ran away",
+            until,
+            exchange.at,
+        ));
     }
     if runaway.repeats > 0 {
         let hashes: Vec<&str> = exchange.items.iter().filter_map(|item| item.args_hash.as_deref()).collect();
@@ -66,9 +76,12 @@ fn breakers(sidecar: &Sidecar, exchange: &Exchange) -> Result<(), Refusal> {
     }
     match answer {
         Answer::Pass => Ok(()),
-        Answer::Wait(until) => {
-            Err(tripped(&key, "the upstream's breaker is tripped after repeated failures", until, exchange.at))
-        }
+        Answer::Wait(until) => Err(tripped(
+            &key,
+            "the upstream's breaker is tripped after repeated failures",
+            until,
+            exchange.at,
+        )),
     }
 }
 
@@ -123,7 +136,9 @@ fn hold(
     let mut ledger = sidecar.ledger.lock();
     let room = ledger.room(&who, exchange.at);
     let Some(facts) = model else {
-        let reservation = ledger.reserve(&who, Amounts::default(), exchange.at).map_err(|e| exhausted(sidecar, &e, exchange.at))?;
+        let reservation = ledger
+            .reserve(&who, Amounts::default(), exchange.at)
+            .map_err(|e| exhausted(sidecar, &e, exchange.at))?;
         return Ok((Held::new(sidecar, caller, exchange, None, reservation, Amounts::default()), None));
     };
     let bound = bound(sidecar, facts, constrained, &room, facts.input);
@@ -134,14 +149,18 @@ fn hold(
             let counted = counted(exchange, body).unwrap_or(facts.input).0.min(facts.input.0);
             ledger = sidecar.ledger.lock();
             let room = ledger.room(&who, exchange.at);
-            self::bound(sidecar, facts, constrained, &room, Tokens(counted))
-                .unwrap_or(Bound { input: Tokens(counted), output: Tokens(SMALLEST), cap: None })
+            self::bound(sidecar, facts, constrained, &room, Tokens(counted)).unwrap_or(Bound {
+                input: Tokens(counted),
+                output: Tokens(SMALLEST),
+                cap: None,
+            })
         }
         Some(bound) => bound,
     };
     let usd = sidecar.prices.of(&facts.model).bound(bound.input, bound.output.times(facts.choices));
     let want = Amounts { input: bound.input.0, output: bound.output.times(facts.choices).0, usd };
-    let reservation = ledger.reserve(&who, want, exchange.at).map_err(|e| exhausted(sidecar, &e, exchange.at))?;
+    let reservation =
+        ledger.reserve(&who, want, exchange.at).map_err(|e| exhausted(sidecar, &e, exchange.at))?;
     drop(ledger);
     Ok((Held::new(sidecar, caller, exchange, Some(facts.model.clone()), reservation, want), bound.cap))
 }
@@ -154,7 +173,13 @@ struct Bound {
 }
 
 /// The bound that fits into `room`; `None` when the input alone leaves no room for an answer.
-fn bound(sidecar: &Sidecar, facts: &ModelFacts, constrained: Option<Tokens>, room: &Room, input: Tokens) -> Option<Bound> {
+fn bound(
+    sidecar: &Sidecar,
+    facts: &ModelFacts,
+    constrained: Option<Tokens>,
+    room: &Room,
+    input: Tokens,
+) -> Option<Bound> {
     let price = sidecar.prices.of(&facts.model);
     let fits = room.input.is_none_or(|room| room >= input.0)
         && room.tokens.is_none_or(|room| room >= input.0)
@@ -198,10 +223,16 @@ fn exhausted(sidecar: &Sidecar, exhausted: &Exhausted, now: Timestamp) -> Refusa
     let rule = format!("budget/{}", exhausted.budget);
     let reason = format!(
         "budget `{}` has no room: {} {} spent and {} held of {}, {} wanted",
-        exhausted.budget, exhausted.spent, exhausted.unit.as_str(), exhausted.held, exhausted.limit, exhausted.wanted
+        exhausted.budget,
+        exhausted.spent,
+        exhausted.unit.as_str(),
+        exhausted.held,
+        exhausted.limit,
+        exhausted.wanted
     );
     let soon = exhausted.soon || exhausted.reset_at.is_some_and(|reset| reset.since(now) <= SOON);
-    let mut refusal = Refusal::new(if soon { Code::RateLimited } else { Code::BudgetExhausted }, rule, reason);
+    let mut refusal =
+        Refusal::new(if soon { Code::RateLimited } else { Code::BudgetExhausted }, rule, reason);
     refusal.reset_at = exhausted.reset_at;
     if soon {
         let wait = exhausted.reset_at.map_or(Duration::from_secs(1), |reset| reset.since(now));
@@ -252,7 +283,8 @@ impl Held {
 
     /// What is held, for the record; `None` where no tokens or money are at stake.
     pub(crate) fn spend(&self) -> Option<Spend> {
-        (self.reserved != Amounts::default()).then_some(Spend { reserved: Some(self.reserved), settled: None })
+        (self.reserved != Amounts::default())
+            .then_some(Spend { reserved: Some(self.reserved), settled: None })
     }
 
     /// Charges what was used and gives the rest back.

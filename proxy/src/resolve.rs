@@ -27,7 +27,9 @@ impl Resolver {
             .iter()
             .map(|(name, address)| match address.parse() {
                 Ok(address) => Ok((name.to_ascii_lowercase(), address)),
-                Err(_) => Err(format!("hosts: `{name}`: `{address}` is not an address and port such as `127.0.0.1:9443`")),
+                Err(_) => Err(format!(
+                    "hosts: `{name}`: `{address}` is not an address and port such as `127.0.0.1:9443`"
+                )),
             })
             .collect::<Result<_, _>>()?;
         let recent = moka::sync::Cache::builder().max_capacity(4_096).time_to_live(REMEMBERED).build();

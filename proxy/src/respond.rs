@@ -35,7 +35,8 @@ fn formed(sidecar: &Sidecar, refused: &Refused, first: &Refusal) -> refuse::Repl
         let id = exchange.items.first().and_then(|item| item.rpc_id.as_deref());
         return refuse::mcp_header_mismatch(id, &first.reason);
     }
-    let is_call = exchange.operation == Operation::Mcp && exchange.items.iter().any(|item| item.rpc_id.is_some());
+    let is_call =
+        exchange.operation == Operation::Mcp && exchange.items.iter().any(|item| item.rpc_id.is_some());
     let decided = !matches!(first.code, Code::Unauthenticated | Code::Malformed | Code::BodyTooLarge);
     if exchange.form == Form::Mcp && is_call && decided {
         // Every request of a batch is answered: the ones that could have gone say why they did not.
@@ -50,13 +51,22 @@ fn formed(sidecar: &Sidecar, refused: &Refused, first: &Refusal) -> refuse::Repl
             .enumerate()
             .filter(|(_, item)| item.rpc_id.is_some())
             .map(|(index, item)| {
-                let own = refused.refusals.iter().find(|(refused, _)| *refused == index).map(|(_, refusal)| refusal);
-                let whole = if refused.refusals.len() == 1 && exchange.items.len() == 1 { first } else { &unsent };
+                let own = refused
+                    .refusals
+                    .iter()
+                    .find(|(refused, _)| *refused == index)
+                    .map(|(_, refusal)| refusal);
+                let whole =
+                    if refused.refusals.len() == 1 && exchange.items.len() == 1 { first } else { &unsent };
                 (item.rpc_id.as_deref(), own.unwrap_or(whole))
             })
             .collect();
         let single_tool = exchange.items.iter().all(|item| item.tool.is_some());
-        let style = if single_tool { sidecar.config.refusals.mcp } else { sideguard_types::resource::McpRefusal::Error };
+        let style = if single_tool {
+            sidecar.config.refusals.mcp
+        } else {
+            sideguard_types::resource::McpRefusal::Error
+        };
         return refuse::mcp_reply(&answers, exchange.batch, style);
     }
     refuse::reply(exchange.form, first)

@@ -35,7 +35,8 @@ pub(crate) fn load(extra: &[PathBuf]) -> Result<String, String> {
 }
 
 fn read(path: &Path) -> Result<String, String> {
-    let text = fs::read_to_string(path).map_err(|error| format!("tls.trust: `{}`: {error}", path.display()))?;
+    let text =
+        fs::read_to_string(path).map_err(|error| format!("tls.trust: `{}`: {error}", path.display()))?;
     if !text.contains("-----BEGIN CERTIFICATE-----") {
         return Err(format!("tls.trust: `{}` holds no PEM certificate", path.display()));
     }

@@ -60,6 +60,11 @@ impl Runaways {
 
     /// All of them.
     pub(crate) fn all(&self, now: Timestamp) -> Vec<(String, Timestamp)> {
-        self.until.lock().iter().filter(|(_, until)| **until > now).map(|(agent, until)| (agent.clone(), *until)).collect()
+        self.until
+            .lock()
+            .iter()
+            .filter(|(_, until)| **until > now)
+            .map(|(agent, until)| (agent.clone(), *until))
+            .collect()
     }
 }

@@ -62,7 +62,8 @@ async fn pass(sidecar: &Sidecar, mut exchange: Exchange) -> Result<Passage, Refu
     let (Some(caller), Some(route)) = (exchange.caller.clone(), exchange.route.clone()) else {
         return Err(exchange.refuse(Refusal::new(Code::Unjudgeable, "route", "no destination")));
     };
-    let grant = match exchange.items.first().map(|item| decide::judge(sidecar, &exchange, &caller, item, &[])) {
+    let grant = match exchange.items.first().map(|item| decide::judge(sidecar, &exchange, &caller, item, &[]))
+    {
         Some(Ok(grant)) => grant,
         Some(Err(refusal)) => return Err(exchange.refuse(refusal)),
         None => return Err(exchange.refuse(Refusal::new(Code::Unjudgeable, "route", "no destination"))),
@@ -71,10 +72,20 @@ async fn pass(sidecar: &Sidecar, mut exchange: Exchange) -> Result<Passage, Refu
     audit::judged(&mut intent, &grant);
     let written = match sidecar.log.intent(&intent) {
         Ok(written) => written,
-        Err(_) => return Err(exchange.refuse(Refusal::new(Code::RecordUnavailable, "record", "the record cannot be written"))),
+        Err(_) => {
+            return Err(exchange.refuse(Refusal::new(
+                Code::RecordUnavailable,
+                "record",
+                "the record cannot be written",
+            )));
+        }
     };
     if sidecar.log.durable(written).await.is_err() {
-        return Err(exchange.refuse(Refusal::new(Code::RecordUnavailable, "record", "the record cannot be written")));
+        return Err(exchange.refuse(Refusal::new(
+            Code::RecordUnavailable,
+            "record",
+            "the record cannot be written",
+        )));
     }
     sidecar.seen(&intent);
     match dial(sidecar, &route).await {
@@ -96,7 +107,11 @@ async fn dial(sidecar: &Sidecar, route: &Route) -> Result<TcpStream, Refusal> {
     match tokio::time::timeout(limit, TcpStream::connect(address)).await {
         Ok(Ok(far)) => Ok(far),
         Ok(Err(error)) => Err(unreachable(format!("`{}`: {error}", route.to.host))),
-        Err(_) => Err(Refusal::new(Code::UpstreamTimeout, "upstream", format!("`{}` did not answer", route.to.host))),
+        Err(_) => Err(Refusal::new(
+            Code::UpstreamTimeout,
+            "upstream",
+            format!("`{}` did not answer", route.to.host),
+        )),
     }
 }
 
@@ -108,7 +123,15 @@ fn connect_item(exchange: &Exchange) -> Item {
         verb: Verb::Write,
         risk_tags: vec!["unclassified".into()],
     };
-    Item { point: Point::NetConnect, class, tool: None, model: None, args: None, rpc_id: None, args_hash: None }
+    Item {
+        point: Point::NetConnect,
+        class,
+        tool: None,
+        model: None,
+        args: None,
+        rpc_id: None,
+        args_hash: None,
+    }
 }
 
 impl Passage {
@@ -161,7 +184,8 @@ async fn copy(
 pub(crate) fn unreadable(sidecar: &Sidecar, arrival: &Arrival) {
     let mut exchange = Exchange::new(sidecar.policy.load_full(), "CONNECT");
     exchange.caller = identify::caller(sidecar, &exchange.policy, arrival.key.as_ref()).ok();
-    exchange.route = arrival.tunnel.clone().map(|to| Route { target: String::new(), tls: false, upstream: None, to });
+    exchange.route =
+        arrival.tunnel.clone().map(|to| Route { target: String::new(), tls: false, upstream: None, to });
     exchange.items.push(connect_item(&exchange));
     let refusal = Refusal::new(Code::Unjudgeable, "dialect", "the tunnel holds neither TLS nor HTTP");
     sidecar.metrics.refused(refusal.code);

@@ -10,18 +10,47 @@ use sideguard_types::resource::{BreakerSpec, Dialect, UpstreamSpec};
 
 use crate::call::HostPort;
 
-/// Built-in upstreams: name, base URL, what it speaks, and where its key goes. The key is taken from the
-/// environment variable when it is set there.
-const BUILT_IN: [(&str, &str, Dialect, Option<(&str, &str, &str)>); 9] = [
-    ("openai", "https://api.openai.com", Dialect::Openai, Some(("OPENAI_API_KEY", "authorization", "Bearer "))),
-    ("anthropic", "https://api.anthropic.com", Dialect::Anthropic, Some(("ANTHROPIC_API_KEY", "x-api-key", ""))),
-    ("gemini", "https://generativelanguage.googleapis.com", Dialect::Plain, None),
-    ("mistral", "https://api.mistral.ai", Dialect::Openai, Some(("MISTRAL_API_KEY", "authorization", "Bearer "))),
-    ("groq", "https://api.groq.com/openai", Dialect::Openai, Some(("GROQ_API_KEY", "authorization", "Bearer "))),
-    ("openrouter", "https://openrouter.ai/api", Dialect::Openai, Some(("OPENROUTER_API_KEY", "authorization", "Bearer "))),
-    ("deepseek", "https://api.deepseek.com", Dialect::Openai, Some(("DEEPSEEK_API_KEY", "authorization", "Bearer "))),
-    ("xai", "https://api.x.ai", Dialect::Openai, Some(("XAI_API_KEY", "authorization", "Bearer "))),
-    ("ollama", "http://127.0.0.1:11434", Dialect::Openai, None),
+/// An upstream that is there without configuration.
+struct BuiltIn {
+    name: &'static str,
+    url: &'static str,
+    dialect: Dialect,
+    key: Option<KeyVariable>,
+}
+
+/// Where a built-in upstream's key comes from and goes to.
+struct KeyVariable {
+    /// Environment variable that holds it.
+    variable: &'static str,
+    header: &'static str,
+    /// Put before it in the header.
+    prefix: &'static str,
+}
+
+const fn bearer(name: &'static str, url: &'static str, variable: &'static str) -> BuiltIn {
+    let key = KeyVariable { variable, header: "authorization", prefix: "Bearer " };
+    BuiltIn { name, url, dialect: Dialect::Openai, key: Some(key) }
+}
+
+const fn keyless(name: &'static str, url: &'static str, dialect: Dialect) -> BuiltIn {
+    BuiltIn { name, url, dialect, key: None }
+}
+
+const BUILT_IN: [BuiltIn; 9] = [
+    bearer("openai", "https://api.openai.com", "OPENAI_API_KEY"),
+    BuiltIn {
+        name: "anthropic",
+        url: "https://api.anthropic.com",
+        dialect: Dialect::Anthropic,
+        key: Some(KeyVariable { variable: "ANTHROPIC_API_KEY", header: "x-api-key", prefix: "" }),
+    },
+    keyless("gemini", "https://generativelanguage.googleapis.com", Dialect::Plain),
+    bearer("mistral", "https://api.mistral.ai", "MISTRAL_API_KEY"),
+    bearer("groq", "https://api.groq.com/openai", "GROQ_API_KEY"),
+    bearer("openrouter", "https://openrouter.ai/api", "OPENROUTER_API_KEY"),
+    bearer("deepseek", "https://api.deepseek.com", "DEEPSEEK_API_KEY"),
+    bearer("xai", "https://api.x.ai", "XAI_API_KEY"),
+    keyless("ollama", "http://127.0.0.1:11434", Dialect::Openai),
 ];
 
 /// Headers that carry credentials; when an upstream has one of ours, the agent's are all dropped.
@@ -34,7 +63,7 @@ pub(crate) const CREDENTIAL_HEADERS: [HeaderName; 4] = [
 
 /// Names of the environment variables that hold the built-in upstreams' keys.
 pub fn key_variables() -> impl Iterator<Item = &'static str> {
-    BUILT_IN.iter().filter_map(|(_, _, _, key)| key.map(|(variable, _, _)| variable))
+    BUILT_IN.iter().filter_map(|built_in| built_in.key.as_ref().map(|key| key.variable))
 }
 
 /// Where an upstream is.
@@ -108,7 +137,8 @@ impl Upstreams {
         given: impl Iterator<Item = (&'a str, &'a UpstreamSpec)>,
         fill: &dyn Fill,
     ) -> Result<Self, UpstreamError> {
-        let mut all: Vec<Upstream> = BUILT_IN.iter().filter_map(|built_in| built_in_upstream(built_in, fill)).collect();
+        let mut all: Vec<Upstream> =
+            BUILT_IN.iter().filter_map(|built_in| built_in_upstream(built_in, fill)).collect();
         for (name, spec) in given {
             let upstream = written_upstream(name, spec, &all, fill)?;
             all.retain(|earlier| earlier.name != upstream.name);
@@ -139,18 +169,15 @@ impl Upstreams {
     }
 }
 
-fn built_in_upstream(
-    (name, url, dialect, key): &(&str, &str, Dialect, Option<(&str, &str, &str)>),
-    fill: &dyn Fill,
-) -> Option<Upstream> {
-    let credential = key.and_then(|(variable, header, prefix)| {
-        let value = HeaderValue::from_str(&format!("{prefix}{}", fill.variable(variable)?)).ok()?;
-        Some((HeaderName::from_bytes(header.as_bytes()).ok()?, Secret::new(value)))
+fn built_in_upstream(built_in: &BuiltIn, fill: &dyn Fill) -> Option<Upstream> {
+    let credential = built_in.key.as_ref().and_then(|key| {
+        let value = HeaderValue::from_str(&format!("{}{}", key.prefix, fill.variable(key.variable)?)).ok()?;
+        Some((HeaderName::from_static(key.header), Secret::new(value)))
     });
-    let base = Base::parse(url)?;
+    let base = Base::parse(built_in.url)?;
     // A host that is governed but not spoken keeps no dialect of its own: `detect` refuses it.
-    let dialect = provider_of_host(&base.to.host).map(|provider| provider.dialect).or(Some(*dialect));
-    Some(Upstream { name: (*name).to_owned(), base, dialect, credential, breaker: None })
+    let dialect = provider_of_host(&base.to.host).map_or(built_in.dialect, |provider| provider.dialect);
+    Some(Upstream { name: built_in.name.to_owned(), base, dialect: Some(dialect), credential, breaker: None })
 }
 
 fn written_upstream(
@@ -159,8 +186,8 @@ fn written_upstream(
     earlier: &[Upstream],
     fill: &dyn Fill,
 ) -> Result<Upstream, UpstreamError> {
-    let base =
-        Base::parse(&spec.base_url).ok_or_else(|| UpstreamError::Url(name.to_owned(), spec.base_url.clone()))?;
+    let base = Base::parse(&spec.base_url)
+        .ok_or_else(|| UpstreamError::Url(name.to_owned(), spec.base_url.clone()))?;
     let missing = |what: String| UpstreamError::Credential(name.to_owned(), what);
     let credential = match &spec.credential {
         None => None,
@@ -168,7 +195,8 @@ fn written_upstream(
             let header = HeaderName::from_bytes(credential.header.to_ascii_lowercase().as_bytes())
                 .map_err(|_| missing(format!("`{}` is not a header name", credential.header)))?;
             let value = fill.fill(&credential.value).map_err(missing)?;
-            let value = HeaderValue::from_str(&value).map_err(|_| missing("the value cannot stand in a header".to_owned()))?;
+            let value = HeaderValue::from_str(&value)
+                .map_err(|_| missing("the value cannot stand in a header".to_owned()))?;
             Some((header, Secret::new(value)))
         }
     };

@@ -48,10 +48,15 @@ impl Counters {
         let slot = now.0.div_euclid(i64::try_from(width).unwrap_or(i64::MAX));
         let mut rings = self.rings.lock();
         if rings.len() >= KEYS && !rings.contains_key(&(key, width)) {
-            let mut ages: Vec<i64> = rings.iter().map(|((_, width), ring)| ring.last.saturating_mul(i64::try_from(*width).unwrap_or(i64::MAX))).collect();
+            let mut ages: Vec<i64> = rings
+                .iter()
+                .map(|((_, width), ring)| ring.last.saturating_mul(i64::try_from(*width).unwrap_or(i64::MAX)))
+                .collect();
             ages.sort_unstable();
             let middle = ages.get(ages.len() / 2).copied().unwrap_or(0);
-            rings.retain(|(_, width), ring| ring.last.saturating_mul(i64::try_from(*width).unwrap_or(i64::MAX)) > middle);
+            rings.retain(|(_, width), ring| {
+                ring.last.saturating_mul(i64::try_from(*width).unwrap_or(i64::MAX)) > middle
+            });
         }
         let ring = rings.entry((key, width)).or_insert_with(|| Ring { counts: [0; SLOTS], last: slot });
         ring.add(slot, amount)

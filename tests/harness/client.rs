@@ -48,7 +48,10 @@ impl Reply {
     /// A header's value, empty where it is absent.
     #[must_use]
     pub fn header(&self, name: &str) -> String {
-        self.headers.get(name).map(|value| String::from_utf8_lossy(value.as_bytes()).into_owned()).unwrap_or_default()
+        self.headers
+            .get(name)
+            .map(|value| String::from_utf8_lossy(value.as_bytes()).into_owned())
+            .unwrap_or_default()
     }
 }
 
@@ -70,7 +73,9 @@ pub async fn raw(to: SocketAddr, bytes: &[u8]) -> io::Result<String> {
     stream.write_all(bytes).await?;
     let mut out = Vec::new();
     let mut buffer = [0; 4096];
-    while let Ok(Ok(count)) = tokio::time::timeout(Duration::from_millis(1_500), stream.read(&mut buffer)).await {
+    while let Ok(Ok(count)) =
+        tokio::time::timeout(Duration::from_millis(1_500), stream.read(&mut buffer)).await
+    {
         if count == 0 {
             break;
         }
@@ -92,8 +97,10 @@ where
             send.send_request(request).await.expect("a reply")
         }
         Version::Two => {
-            let (mut send, connection) =
-                hyper::client::conn::http2::Builder::new(TokioExecutor::new()).handshake(io).await.expect("a handshake");
+            let (mut send, connection) = hyper::client::conn::http2::Builder::new(TokioExecutor::new())
+                .handshake(io)
+                .await
+                .expect("a handshake");
             tasks::spawn("client", connection);
             send.send_request(request).await.expect("a reply")
         }
@@ -114,7 +121,8 @@ impl Kept {
     pub async fn open(sidecar: &Sidecar) -> Self {
         let tcp = TcpStream::connect(sidecar.outbound()).await.expect("the outbound port");
         let mut builder = hyper::client::conn::http1::Builder::new();
-        let (send, connection) = builder.preserve_header_case(true).handshake(TokioIo::new(tcp)).await.expect("a handshake");
+        let (send, connection) =
+            builder.preserve_header_case(true).handshake(TokioIo::new(tcp)).await.expect("a handshake");
         tasks::spawn("client", connection);
         Self { send, host: sidecar.outbound().to_string() }
     }
@@ -123,7 +131,13 @@ impl Kept {
     ///
     /// # Panics
     /// When there is none.
-    pub async fn send(&mut self, method: &str, target: &str, headers: &[(&str, &str)], body: impl Into<Bytes>) -> Reply {
+    pub async fn send(
+        &mut self,
+        method: &str,
+        target: &str,
+        headers: &[(&str, &str)],
+        body: impl Into<Bytes>,
+    ) -> Reply {
         let mut all = vec![("host", self.host.as_str())];
         all.extend_from_slice(headers);
         let request = request(method, target, &all, body);
@@ -180,7 +194,12 @@ pub async fn collect(response: Response<Incoming>) -> Reply {
 /// # Panics
 /// When a part is not valid.
 #[must_use]
-pub fn request(method: &str, uri: &str, headers: &[(&str, &str)], body: impl Into<Bytes>) -> Request<Full<Bytes>> {
+pub fn request(
+    method: &str,
+    uri: &str,
+    headers: &[(&str, &str)],
+    body: impl Into<Bytes>,
+) -> Request<Full<Bytes>> {
     let mut request = Request::builder().method(method).uri(uri);
     for (name, value) in headers {
         request = request.header(*name, *value);
@@ -226,7 +245,13 @@ pub async fn post(sidecar: &Sidecar, target: &str, body: impl Into<Bytes>) -> Re
 ///
 /// # Panics
 /// When there is no reply.
-pub async fn absolute(sidecar: &Sidecar, method: &str, url: &str, headers: &[(&str, &str)], body: impl Into<Bytes>) -> Reply {
+pub async fn absolute(
+    sidecar: &Sidecar,
+    method: &str,
+    url: &str,
+    headers: &[(&str, &str)],
+    body: impl Into<Bytes>,
+) -> Reply {
     let tcp = TcpStream::connect(sidecar.outbound()).await.expect("the outbound port");
     let uri: http::Uri = url.parse().expect("a URL");
     let host = uri.authority().expect("an authority").to_string();
@@ -333,4 +358,3 @@ pub async fn administer(sidecar: &Sidecar, method: &str, path: &str, headers: &[
     all.extend_from_slice(headers);
     collect(exchange(TokioIo::new(tcp), request(method, path, &all, ""), Version::One).await).await
 }
-

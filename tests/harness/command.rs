@@ -12,7 +12,14 @@ use crate::sidecar;
 const PATIENCE: Duration = Duration::from_secs(60);
 /// Variables of the test's own environment that would lead a command elsewhere.
 const LEADING: [&str; 8] = [
-    "HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "http_proxy", "https_proxy", "all_proxy", "OPENAI_API_KEY", "ANTHROPIC_API_KEY",
+    "HTTP_PROXY",
+    "HTTPS_PROXY",
+    "ALL_PROXY",
+    "http_proxy",
+    "https_proxy",
+    "all_proxy",
+    "OPENAI_API_KEY",
+    "ANTHROPIC_API_KEY",
 ];
 
 /// What came of a command.
@@ -51,7 +58,10 @@ pub async fn sideguard(state: &Path, arguments: &[&str]) -> Ran {
 /// # Panics
 /// When it does not start, or does not end within a minute.
 pub async fn ran(mut command: Command) -> Ran {
-    let output = tokio::time::timeout(PATIENCE, command.output()).await.expect("an end within a minute").expect("a start");
+    let output = tokio::time::timeout(PATIENCE, command.output())
+        .await
+        .expect("an end within a minute")
+        .expect("a start");
     Ran {
         code: output.status.code(),
         out: String::from_utf8_lossy(&output.stdout).into_owned(),

@@ -120,7 +120,10 @@ impl Drop for Connected {
 
 impl Fake {
     /// Starts one on loopback, over TLS when a configuration is given; HTTP/1 and HTTP/2.
-    pub async fn start(tls: Option<Arc<ServerConfig>>, answer: impl Fn(&Seen) -> Response<Body> + Send + Sync + 'static) -> Self {
+    pub async fn start(
+        tls: Option<Arc<ServerConfig>>,
+        answer: impl Fn(&Seen) -> Response<Body> + Send + Sync + 'static,
+    ) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
         let address = listener.local_addr().expect("an address");
         let seen = Arc::new(Mutex::new(Vec::new()));
@@ -192,7 +195,11 @@ async fn serve(
     }
 }
 
-async fn connection<I>(io: I, seen: Arc<Mutex<Vec<Seen>>>, answer: Arc<Answer>) -> Result<(), Box<dyn std::error::Error + Send + Sync>>
+async fn connection<I>(
+    io: I,
+    seen: Arc<Mutex<Vec<Seen>>>,
+    answer: Arc<Answer>,
+) -> Result<(), Box<dyn std::error::Error + Send + Sync>>
 where
     I: hyper::rt::Read + hyper::rt::Write + Unpin + Send + 'static,
 {
@@ -202,7 +209,9 @@ where
             let (head, body) = request.into_parts();
             let body = body.collect().await.map(http_body_util::Collected::to_bytes).unwrap_or_default();
             let host = head.uri.authority().map(ToString::to_string);
-            let host = host.or_else(|| head.headers.get("host").map(|host| String::from_utf8_lossy(host.as_bytes()).into_owned()));
+            let host = host.or_else(|| {
+                head.headers.get("host").map(|host| String::from_utf8_lossy(host.as_bytes()).into_owned())
+            });
             let one = Seen {
                 version: head.version,
                 method: head.method.to_string(),

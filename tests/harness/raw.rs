@@ -86,7 +86,10 @@ pub async fn head(stream: &mut (impl AsyncRead + Unpin)) -> String {
 #[must_use]
 pub fn header<'h>(head: &'h str, name: &str) -> &'h str {
     let mut lines = head.lines().filter_map(|line| line.split_once(':'));
-    lines.find(|(found, _)| found.eq_ignore_ascii_case(name)).map(|(_, value)| value.trim()).unwrap_or_default()
+    lines
+        .find(|(found, _)| found.eq_ignore_ascii_case(name))
+        .map(|(_, value)| value.trim())
+        .unwrap_or_default()
 }
 
 /// Reads a message: its head, and its body by its length, its chunks, or, for a reply without either, to the end.

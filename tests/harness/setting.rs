@@ -27,7 +27,9 @@ pub fn at(url: &str, more: &str) -> String {
 /// A Budget named `all` with one limit.
 #[must_use]
 pub fn budget(limit: &str) -> String {
-    format!("apiVersion: sideguard.dev/v1\nkind: Budget\nmetadata: {{name: all}}\nspec: {{limits: [{{{limit}}}]}}\n")
+    format!(
+        "apiVersion: sideguard.dev/v1\nkind: Budget\nmetadata: {{name: all}}\nspec: {{limits: [{{{limit}}}]}}\n"
+    )
 }
 
 /// A Policy with these rules, beside what else may be given.
@@ -47,7 +49,8 @@ pub async fn status(sidecar: &Sidecar) -> Value {
 /// Spent and held of the first account of the first budget; nothing when none is open yet.
 #[must_use]
 pub fn account(status: &Value) -> (f64, f64) {
-    let amount = |name: &str| status["budgets"][0][name].as_str().map_or(0.0, |text| text.parse().expect("a number"));
+    let amount =
+        |name: &str| status["budgets"][0][name].as_str().map_or(0.0, |text| text.parse().expect("a number"));
     (amount("spent"), amount("held"))
 }
 

@@ -42,7 +42,8 @@ pub struct Sidecar {
 }
 
 /// A policy that lets everything pass.
-pub const ALLOW: &str = "apiVersion: sideguard.dev/v1\nkind: Policy\nmetadata: {name: allow}\nspec: {default_decision: allow}\n";
+pub const ALLOW: &str =
+    "apiVersion: sideguard.dev/v1\nkind: Policy\nmetadata: {name: allow}\nspec: {default_decision: allow}\n";
 
 impl Sidecar {
     /// Starts `sideguard proxy` with `spec`, the text below `spec:`, and the given policy files.
@@ -84,7 +85,10 @@ impl Sidecar {
 
     fn in_dir(dir: TempDir, wrapper: Vec<String>) -> Self {
         let state = dir.path().join("state").display().to_string();
-        let mut words = wrapper.iter().map(|word| word.replace("{state}", &state)).chain([binary().display().to_string()]);
+        let mut words = wrapper
+            .iter()
+            .map(|word| word.replace("{state}", &state))
+            .chain([binary().display().to_string()]);
         let mut child = Command::new(words.next().expect("a word"))
             .args(words)
             .args(["proxy", "-c"])
@@ -167,14 +171,22 @@ impl Sidecar {
     /// # Panics
     /// When there is none within 10 s.
     pub async fn recorded(&self, fits: impl Fn(&Value) -> bool) -> Vec<Value> {
+        self.recorded_times(1, fits).await
+    }
+
+    /// Entries of the record that fit, looked for until there are so many or more.
+    ///
+    /// # Panics
+    /// When there are fewer after 10 s.
+    pub async fn recorded_times(&self, times: usize, fits: impl Fn(&Value) -> bool) -> Vec<Value> {
         for _ in 0..500 {
             let found: Vec<Value> = self.record().into_iter().filter(|entry| fits(entry)).collect();
-            if !found.is_empty() {
+            if found.len() >= times {
                 return found;
             }
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
-        panic!("no such entry; the record holds {:#?}", self.record());
+        panic!("fewer than {times} such entries; the record holds {:#?}", self.record());
     }
 
     /// Kills it as `kill -9` does.
@@ -232,7 +244,8 @@ fn ports(child: &mut Child, log: Arc<Mutex<String>>) -> (SocketAddr, SocketAddr)
                 && let Some((outbound, admin)) = rest.split_once(" admin ")
             {
                 // The test may have given up.
-                let _ = send.send((outbound.parse().expect("an address"), admin.parse().expect("an address")));
+                let _ =
+                    send.send((outbound.parse().expect("an address"), admin.parse().expect("an address")));
             }
         }
     });

@@ -15,8 +15,10 @@ use tokio::net::TcpStream;
 
 const NO_DROP: &str = "apiVersion: sideguard.dev/v1\nkind: Policy\nmetadata: {name: p}\nspec:\n  default_decision: allow\n  \
                        rules:\n    - {id: no-destruction, match: {risk_tags: [destructive]}, decision: deny, reason: never}\n";
-const DROP: &str = r#"{"jsonrpc":"2.0","id":1,"method":"tools/call","params":{"name":"drop_table","arguments":{"t":"a"}}}"#;
-const LIST: &str = r#"{"jsonrpc":"2.0","id":1,"method":"tools/call","params":{"name":"list_tables","arguments":{}}}"#;
+const DROP: &str =
+    r#"{"jsonrpc":"2.0","id":1,"method":"tools/call","params":{"name":"drop_table","arguments":{"t":"a"}}}"#;
+const LIST: &str =
+    r#"{"jsonrpc":"2.0","id":1,"method":"tools/call","params":{"name":"list_tables","arguments":{}}}"#;
 const JSON: (&str, &str) = ("content-type", "application/json");
 
 /// Compresses as `gzip` does.
@@ -40,7 +42,9 @@ fn deflate(bytes: &[u8]) -> Vec<u8> {
 
 /// A sidecar before an upstream that says how many bytes it got.
 async fn counting(spec: &str, policy: &str) -> (Fake, Sidecar) {
-    let fake = Fake::start(None, |seen| fake::reply("application/json", fake::whole(seen.body.len().to_string()))).await;
+    let fake =
+        Fake::start(None, |seen| fake::reply("application/json", fake::whole(seen.body.len().to_string())))
+            .await;
     let spec = format!("  upstreams:\n    - {{name: up, baseUrl: \"{}\"}}\n{spec}", fake.url());
     let sidecar = Sidecar::start(&spec, &[("p.yaml", policy)]);
     (fake, sidecar)
@@ -59,16 +63,31 @@ async fn what_is_inside_a_compressed_body_is_judged() {
         ("deflate", deflate(DROP.as_bytes())),
     ];
     for (encoding, body) in cases {
-        let reply = client::gateway(&sidecar, "POST", "/up/mcp", &[JSON, ("content-encoding", encoding)], body).await;
+        let reply =
+            client::gateway(&sidecar, "POST", "/up/mcp", &[JSON, ("content-encoding", encoding)], body).await;
         let text = reply.text();
-        assert!(text.contains("no-destruction") || text.contains("unjudgeable"), "{encoding}: {} {text}", reply.status);
+        assert!(
+            text.contains("no-destruction") || text.contains("unjudgeable"),
+            "{encoding}: {} {text}",
+            reply.status
+        );
     }
     assert!(fake.seen().is_empty());
     for (encoding, body) in [("gzip", gzip(LIST.as_bytes())), ("deflate", zlib(LIST.as_bytes()))] {
-        let reply = client::gateway(&sidecar, "POST", "/up/mcp", &[JSON, ("content-encoding", encoding)], body.clone()).await;
+        let reply = client::gateway(
+            &sidecar,
+            "POST",
+            "/up/mcp",
+            &[JSON, ("content-encoding", encoding)],
+            body.clone(),
+        )
+        .await;
         assert_eq!(reply.status, 200, "{}", reply.text());
         let seen = fake.seen().pop().expect("a request");
-        assert_eq!((seen.body.as_ref(), seen.headers["content-encoding"].as_bytes()), (body.as_slice(), encoding.as_bytes()));
+        assert_eq!(
+            (seen.body.as_ref(), seen.headers["content-encoding"].as_bytes()),
+            (body.as_slice(), encoding.as_bytes())
+        );
     }
 }
 
@@ -86,7 +105,8 @@ async fn a_body_that_cannot_be_decompressed_here_is_refused() {
         ("nothing", b"x".to_vec()),
     ];
     for (encoding, body) in cases {
-        let reply = client::gateway(&sidecar, "POST", "/up/x", &[JSON, ("content-encoding", encoding)], body).await;
+        let reply =
+            client::gateway(&sidecar, "POST", "/up/x", &[JSON, ("content-encoding", encoding)], body).await;
         assert_eq!(reply.status, 403, "{encoding}");
         assert!(reply.text().contains("unjudgeable"), "{encoding}: {}", reply.text());
     }
@@ -100,9 +120,11 @@ async fn a_body_that_cannot_be_decompressed_here_is_refused() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_gzip_bomb_is_refused_as_too_large() {
     let (fake, sidecar) = counting("  limits: {maxBody: 1MiB}\n", ALLOW).await;
-    for (encoding, bomb) in [("gzip", gzip(&vec![b'a'; 64 << 20])), ("deflate", zlib(&vec![b'a'; 64 << 20]))] {
+    for (encoding, bomb) in [("gzip", gzip(&vec![b'a'; 64 << 20])), ("deflate", zlib(&vec![b'a'; 64 << 20]))]
+    {
         assert!(bomb.len() < 1 << 20);
-        let reply = client::gateway(&sidecar, "POST", "/up/x", &[JSON, ("content-encoding", encoding)], bomb).await;
+        let reply =
+            client::gateway(&sidecar, "POST", "/up/x", &[JSON, ("content-encoding", encoding)], bomb).await;
         assert_eq!(reply.status, 413);
         assert!(reply.text().contains("body_too_large"), "{}", reply.text());
     }
@@ -117,7 +139,10 @@ async fn a_gzip_bomb_is_refused_as_too_large() {
 #[tokio::test(flavor = "multi_thread")]
 async fn the_reply_to_a_body_that_is_too_large_can_be_read() {
     let authority = harness::tls::Authority::new();
-    let fake = Fake::start(Some(authority.server(&["a.test"], &["h2"])), |_| fake::reply("text/plain", fake::whole("ok"))).await;
+    let fake = Fake::start(Some(authority.server(&["a.test"], &["h2"])), |_| {
+        fake::reply("text/plain", fake::whole("ok"))
+    })
+    .await;
     let spec = format!(
         "  hosts: {{\"a.test\": \"{}\"}}\n  tls: {{trust: [\"{}\"]}}\n  limits: {{maxBody: 64KiB}}\n",
         fake.address(),
@@ -126,9 +151,14 @@ async fn the_reply_to_a_body_that_is_too_large_can_be_read() {
     let sidecar = Sidecar::start(&spec, &[("allow.yaml", ALLOW)]);
     for size in [(64 << 10) + 1, 1 << 20, 8 << 20] {
         for version in [Version::One, Version::Two] {
-            let reply = client::tunnelled(&sidecar, version, "POST", "https://a.test/x", &[], vec![b'a'; size]).await;
+            let reply =
+                client::tunnelled(&sidecar, version, "POST", "https://a.test/x", &[], vec![b'a'; size]).await;
             assert_eq!(reply.status, 413, "{size} bytes over {version:?}");
-            assert!(reply.text().contains("body_too_large"), "{size} bytes over {version:?}: {}", reply.text());
+            assert!(
+                reply.text().contains("body_too_large"),
+                "{size} bytes over {version:?}: {}",
+                reply.text()
+            );
         }
         // Without a length in the head the limit is met on the way.
         let mut tcp = TcpStream::connect(sidecar.outbound()).await.expect("the outbound port");
@@ -141,7 +171,9 @@ async fn the_reply_to_a_body_that_is_too_large_can_be_read() {
         assert!(String::from_utf8_lossy(&body).contains("body_too_large"));
     }
     assert_eq!(fake.connections().accepted(), 0);
-    let reply = client::tunnelled(&sidecar, Version::Two, "POST", "https://a.test/x", &[], vec![b'a'; 64 << 10]).await;
+    let reply =
+        client::tunnelled(&sidecar, Version::Two, "POST", "https://a.test/x", &[], vec![b'a'; 64 << 10])
+            .await;
     assert_eq!(reply.status, 200, "the limit itself fits");
 }
 
@@ -151,8 +183,10 @@ async fn a_body_that_trickles_in_arrives_whole() {
     for framing in ["Content-Length: 600", "Transfer-Encoding: chunked"] {
         let mut tcp = TcpStream::connect(sidecar.outbound()).await.expect("the outbound port");
         tcp.set_nodelay(true).expect("a socket");
-        let head = format!("POST /up/slow HTTP/1.1\r\nHost: h\r\nContent-Type: text/plain\r\n{framing}\r\n\r\n");
-        let body = if framing.starts_with('C') { "x".repeat(600) } else { "1\r\nx\r\n".repeat(600) + "0\r\n\r\n" };
+        let head =
+            format!("POST /up/slow HTTP/1.1\r\nHost: h\r\nContent-Type: text/plain\r\n{framing}\r\n\r\n");
+        let body =
+            if framing.starts_with('C') { "x".repeat(600) } else { "1\r\nx\r\n".repeat(600) + "0\r\n\r\n" };
         for byte in (head + &body).into_bytes() {
             tcp.write_all(&[byte]).await.expect("a byte");
             tokio::task::yield_now().await;
@@ -269,7 +303,10 @@ async fn an_early_answer_without_reading_is_passed_on() {
         std::future::pending::<()>().await;
     })
     .await;
-    let spec = format!("  upstreams:\n    - {{name: up, baseUrl: \"{}\"}}\n  limits: {{maxBody: 64MiB, idleTimeout: 5s}}\n", upstream.url());
+    let spec = format!(
+        "  upstreams:\n    - {{name: up, baseUrl: \"{}\"}}\n  limits: {{maxBody: 64MiB, idleTimeout: 5s}}\n",
+        upstream.url()
+    );
     let sidecar = Sidecar::start(&spec, &[("allow.yaml", ALLOW)]);
     let reply = client::gateway(&sidecar, "PUT", "/up/x", &[], vec![b'a'; 32 << 20]).await;
     assert_eq!((reply.status, reply.text().as_str()), (413, "big"));

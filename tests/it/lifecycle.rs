@@ -68,7 +68,9 @@ impl Load {
             load.tasks.push(tasks::spawn("load", async move {
                 let mut rules = BTreeSet::new();
                 while !stop.load(Ordering::Acquire) {
-                    let reply = kept.send("GET", &format!("/up/{}", done.fetch_add(1, Ordering::AcqRel)), &[], "").await;
+                    let reply = kept
+                        .send("GET", &format!("/up/{}", done.fetch_add(1, Ordering::AcqRel)), &[], "")
+                        .await;
                     assert_eq!(reply.status, 200, "{}", reply.text());
                     rules.insert(reply.header("x-sideguard-rule"));
                 }
@@ -97,7 +99,10 @@ impl Load {
 
 async fn ready() -> (Fake, Sidecar) {
     let fake = Fake::json("{}").await;
-    let spec = format!("  upstreams:\n    - {{name: up, baseUrl: \"{}\"}}\n  breakers: {{agent: {{repeats: 0}}}}\n", fake.url());
+    let spec = format!(
+        "  upstreams:\n    - {{name: up, baseUrl: \"{}\"}}\n  breakers: {{agent: {{repeats: 0}}}}\n",
+        fake.url()
+    );
     let sidecar = Sidecar::start(&spec, &[("p.yaml", &policy("rule-0"))]);
     (fake, sidecar)
 }
@@ -120,7 +125,8 @@ async fn a_reload_under_load_is_seen_whole_or_not_at_all() {
     assert_eq!(rules.len(), 9, "each policy was in force for a while: {rules:?}");
     let intents = sidecar.recorded(|entry| entry["phase"] == "intent").await;
     let text = |value: &Value| value.as_str().expect("a text").to_owned();
-    let pairs: BTreeSet<_> = intents.iter().map(|entry| (text(&entry["policy_digest"]), text(&entry["rule"]))).collect();
+    let pairs: BTreeSet<_> =
+        intents.iter().map(|entry| (text(&entry["policy_digest"]), text(&entry["rule"]))).collect();
     let digests: BTreeSet<_> = pairs.iter().map(|(digest, _)| digest).collect();
     assert_eq!((pairs.len(), digests.len()), (9, 9), "one digest, one rule: {pairs:#?}");
     let changes = sidecar.recorded(|entry| entry["code"] == "policy_changed").await;
@@ -132,7 +138,12 @@ async fn a_bad_policy_changes_nothing_and_is_counted() {
     let (_fake, sidecar) = ready().await;
     let load = Load::on(&sidecar).await;
     let mut refused = 0.0;
-    for bad in ["rules: [", "apiVersion: sideguard.dev/v1\nkind: Policy\nmetadata: {name: p}\nspec: {ruels: []}\n", "\u{0}", "kind: Nothing\n"] {
+    for bad in [
+        "rules: [",
+        "apiVersion: sideguard.dev/v1\nkind: Policy\nmetadata: {name: p}\nspec: {ruels: []}\n",
+        "\u{0}",
+        "kind: Nothing\n",
+    ] {
         replace(&sidecar, bad);
         sidecar.signal("HUP");
         refused += 1.0;
@@ -164,7 +175,8 @@ async fn streaming() -> (Fake, Sidecar, mpsc::Receiver<mpsc::Sender<bytes::Bytes
 }
 
 async fn next(response: &mut http::Response<hyper::body::Incoming>) -> Option<bytes::Bytes> {
-    let frame = tokio::time::timeout(Duration::from_secs(10), response.frame()).await.expect("a part in time");
+    let frame =
+        tokio::time::timeout(Duration::from_secs(10), response.frame()).await.expect("a part in time");
     frame.map(|frame| frame.expect("a part").into_data().expect("data"))
 }
 
@@ -235,7 +247,12 @@ async fn drain_needs_the_token_and_tells_that_it_is_not_ready() {
     let parts = upstream.recv().await.expect("a request");
     let token = fs::read_to_string(sidecar.state().join("admin.token")).expect("the token");
     let longer = format!("Bearer {}x", token.trim());
-    for wrong in [&[][..], &[("authorization", "Bearer wrong")], &[("authorization", token.trim())], &[("authorization", longer.as_str())]] {
+    for wrong in [
+        &[][..],
+        &[("authorization", "Bearer wrong")],
+        &[("authorization", token.trim())],
+        &[("authorization", longer.as_str())],
+    ] {
         for path in ["/drain", "/reload"] {
             assert_eq!(client::administer(&sidecar, "POST", path, wrong).await.status, 401);
         }
@@ -243,7 +260,10 @@ async fn drain_needs_the_token_and_tells_that_it_is_not_ready() {
     assert_eq!(client::administer(&sidecar, "GET", "/drain", &[]).await.status, 405);
     assert_eq!(client::admin(&sidecar, "/readyz").await.status, 200);
     let bearer = format!("Bearer {}", token.trim());
-    assert_eq!(client::administer(&sidecar, "POST", "/drain", &[("authorization", &bearer)]).await.status, 202);
+    assert_eq!(
+        client::administer(&sidecar, "POST", "/drain", &[("authorization", &bearer)]).await.status,
+        202
+    );
     let ready = client::admin(&sidecar, "/readyz").await;
     assert_eq!((ready.status, ready.text().trim()), (503, "draining"));
     assert_eq!(client::admin(&sidecar, "/healthz").await.status, 200, "alive while it drains");

@@ -1,21 +1,22 @@
 //! Promises, end to end through the built binary.
 
-mod layers;
+mod bodies;
 mod breakers;
 mod budgets;
-mod seed;
+mod connections;
+mod faithful;
+mod layers;
+mod lifecycle;
+mod malformed;
 mod mcp;
 mod modes;
-mod transport;
-mod connections;
-mod bodies;
-mod tls;
-mod side_doors;
-mod faithful;
-mod malformed;
-mod upgrade;
-mod lifecycle;
-mod streams;
+mod readme;
 mod record;
 mod run;
 mod secrets;
+mod seed;
+mod side_doors;
+mod streams;
+mod tls;
+mod transport;
+mod upgrade;

@@ -21,7 +21,9 @@ async fn server() -> Fake {
                 {"name": "drop_table", "inputSchema": {"type": "object"}},
                 {"name": "wipe", "inputSchema": {"type": "object"}, "annotations": {"destructiveHint": true}},
             ], "ttlMs": 5}),
-            Some("initialize") => json!({"protocolVersion": "2025-11-25", "capabilities": {}, "serverInfo": {"name": "db"}}),
+            Some("initialize") => {
+                json!({"protocolVersion": "2025-11-25", "capabilities": {}, "serverInfo": {"name": "db"}})
+            }
             _ => json!({"content": [{"type": "text", "text": "done"}]}),
         };
         let answer = json!({"jsonrpc": "2.0", "id": asked["id"], "result": result}).to_string();
@@ -48,7 +50,8 @@ async fn listings_show_only_what_may_be_called() {
     let fake = server().await;
     let rule = "  rules: [{id: no, match: {risk_tags: [destructive]}, decision: deny}]\n";
     let strict = setting::policy("strict", rule);
-    let sidecar = Sidecar::start(&setting::upstreams(&fake), &[("allow.yaml", ALLOW), ("strict.yaml", &strict)]);
+    let sidecar =
+        Sidecar::start(&setting::upstreams(&fake), &[("allow.yaml", ALLOW), ("strict.yaml", &strict)]);
     let list = json!({"jsonrpc": "2.0", "id": 1, "method": "tools/list"}).to_string();
     for accept in ["application/json, text/event-stream", "text/event-stream"] {
         let headers = [("content-type", "application/json"), ("accept", accept)];
@@ -82,7 +85,10 @@ async fn a_denied_call_is_a_result_that_the_model_reads_or_an_error_as_configure
     let raising = Sidecar::start(&spec, &POLICIES);
     let reply = client::post(&raising, "/db/mcp", call(4, "drop_table").to_string()).await;
     let error = &reply.json()["error"];
-    assert_eq!((reply.status, &error["code"], &error["data"]["code"]), (200, &json!(-31_403), &json!("policy_denied")));
+    assert_eq!(
+        (reply.status, &error["code"], &error["data"]["code"]),
+        (200, &json!(-31_403), &json!("policy_denied"))
+    );
     assert_eq!(fake.seen().len(), 0);
 }
 
@@ -97,7 +103,9 @@ async fn of_a_batch_with_one_denied_call_nothing_is_sent_and_every_id_is_answere
     let answers = reply.json();
     let ids: Vec<&Value> = answers.as_array().expect("an array").iter().map(|answer| &answer["id"]).collect();
     assert_eq!(ids, [&json!(1), &json!(2), &json!("x")]);
-    assert!(answers[1].to_string().contains("block-destructive") && answers[0].to_string().contains("not sent"));
+    assert!(
+        answers[1].to_string().contains("block-destructive") && answers[0].to_string().contains("not sent")
+    );
     let whole = json!([call(1, "read_rows"), call(2, "read_rows")]);
     assert_eq!(client::post(&sidecar, "/db/mcp", whole.to_string()).await.status, 200);
     assert_eq!(fake.seen()[0].body, whole.to_string());
@@ -115,12 +123,19 @@ async fn headers_that_contradict_the_body_are_refused() {
             ("mcp-name", name),
         ];
         let sidecar = &sidecar;
-        async move { client::gateway(sidecar, "POST", "/db/mcp", &headers, call(9, "read_rows").to_string()).await }
+        async move {
+            client::gateway(sidecar, "POST", "/db/mcp", &headers, call(9, "read_rows").to_string()).await
+        }
     };
-    for (method, name) in [("tools/list", "read_rows"), ("tools/call", "other"), ("TOOLS/CALL", "read_rows")] {
+    for (method, name) in [("tools/list", "read_rows"), ("tools/call", "other"), ("TOOLS/CALL", "read_rows")]
+    {
         let reply = send(method, name).await;
         let json = reply.json();
-        assert_eq!((reply.status, &json["error"]["code"], &json["id"]), (400, &json!(-32_020), &json!(9)), "{method} {name}");
+        assert_eq!(
+            (reply.status, &json["error"]["code"], &json["id"]),
+            (400, &json!(-32_020), &json!(9)),
+            "{method} {name}"
+        );
     }
     assert_eq!(fake.seen().len(), 0);
     assert_eq!(send("tools/call", "read_rows").await.status, 200);
@@ -157,7 +172,12 @@ async fn what_could_be_read_in_two_ways_is_not_sent() {
             let reply = client::post(&sidecar, path, body.clone()).await;
             let text = reply.text();
             let refused = text.contains("unjudgeable") || text.contains("policy_denied");
-            assert!(refused && reply.status != 500, "{path} {}: {} {text}", &body[..body.len().min(90)], reply.status);
+            assert!(
+                refused && reply.status != 500,
+                "{path} {}: {} {text}",
+                &body[..body.len().min(90)],
+                reply.status
+            );
         }
     }
     assert_eq!(fake.seen().len(), 0);

@@ -6,7 +6,9 @@ use harness::{Sidecar, client, model, setting};
 use serde_json::{Value, json};
 
 fn mcp(arguments: &str) -> String {
-    format!(r#"{{"jsonrpc":"2.0", "id":1,"method":"tools/call","params":{{"name":"send_mail","arguments":{arguments}}}}}"#)
+    format!(
+        r#"{{"jsonrpc":"2.0", "id":1,"method":"tools/call","params":{{"name":"send_mail","arguments":{arguments}}}}}"#
+    )
 }
 
 /// A policy of one rule with constraints, and everything else allowed.
@@ -21,9 +23,12 @@ fn constrain(constraints: &str) -> String {
 async fn warn_and_shadow_let_pass_and_tell() {
     let fake = Fake::json("{}").await;
     for mode in ["warn", "shadow"] {
-        let rule = format!("  mode: {mode}\n  rules: [{{id: no, match: {{methods: [DELETE]}}, decision: deny, reason: too bold}}]\n");
+        let rule = format!(
+            "  mode: {mode}\n  rules: [{{id: no, match: {{methods: [DELETE]}}, decision: deny, reason: too bold}}]\n"
+        );
         let policy = setting::policy("strict", &rule);
-        let sidecar = Sidecar::start(&setting::upstreams(&fake), &[("allow.yaml", ALLOW), ("strict.yaml", &policy)]);
+        let sidecar =
+            Sidecar::start(&setting::upstreams(&fake), &[("allow.yaml", ALLOW), ("strict.yaml", &policy)]);
         let reply = client::gateway(&sidecar, "DELETE", "/web/x", &[], "").await;
         assert_eq!((reply.status, reply.header("x-sideguard-decision").as_str()), (200, "allow"));
         let told = if mode == "warn" { "deny by strict/no" } else { "" };
@@ -31,7 +36,11 @@ async fn warn_and_shadow_let_pass_and_tell() {
         let record = sidecar.record();
         let intent = &setting::phase(&record, "intent")[0];
         assert_eq!((&intent["mode"], &intent["decision"]), (&json!(mode), &json!("allow")));
-        assert!(intent["reason"].as_str().is_some_and(|reason| reason.contains("would deny by `strict/no`: too bold")));
+        assert!(
+            intent["reason"]
+                .as_str()
+                .is_some_and(|reason| reason.contains("would deny by `strict/no`: too bold"))
+        );
         let usual = client::gateway(&sidecar, "GET", "/web/x", &[], "").await;
         assert!(usual.header("x-sideguard-would").is_empty());
     }
@@ -43,10 +52,14 @@ async fn what_needs_approval_waits_for_it() {
     let fake = Fake::json("{}").await;
     let rule = "  rules: [{id: ask, match: {methods: [DELETE]}, decision: require_approval, reason: ask the owner}]\n";
     let policy = setting::policy("careful", rule);
-    let sidecar = Sidecar::start(&setting::upstreams(&fake), &[("allow.yaml", ALLOW), ("careful.yaml", &policy)]);
+    let sidecar =
+        Sidecar::start(&setting::upstreams(&fake), &[("allow.yaml", ALLOW), ("careful.yaml", &policy)]);
     let reply = client::gateway(&sidecar, "DELETE", "/web/x", &[], "").await;
     assert_eq!((reply.status, &reply.json()["code"]), (403, &json!("approval_required")));
-    assert_eq!((reply.header("x-sideguard-decision").as_str(), reply.header("x-should-retry").as_str()), ("require_approval", "false"));
+    assert_eq!(
+        (reply.header("x-sideguard-decision").as_str(), reply.header("x-should-retry").as_str()),
+        ("require_approval", "false")
+    );
     assert_eq!(reply.json()["reason"], "ask the owner");
     assert_eq!(fake.seen().len(), 0);
     let decided = sidecar.recorded(|entry| entry["phase"] == "decision").await;
@@ -63,8 +76,18 @@ async fn arguments_are_set_and_taken_out_and_the_rest_stays_as_it_came() {
     assert_eq!(reply.header("x-sideguard-decision"), "allow_with_constraints", "{}", reply.text());
     let sent = String::from_utf8_lossy(&fake.seen()[0].body).into_owned();
     assert!(sent.starts_with(r#"{"jsonrpc":"2.0", "id":1,"method":"tools/call""#), "{sent}");
-    assert!(sent.contains(r#""n": 12345678901234567890123"#) && sent.contains(r#""body":"h\u00e9""#) && !sent.contains("bcc"), "{sent}");
-    assert!(sent.contains(r#""to":"ops""#) && sent.contains(r#""dry_run":true"#) && !sent.contains(r#""to":"all""#), "{sent}");
+    assert!(
+        sent.contains(r#""n": 12345678901234567890123"#)
+            && sent.contains(r#""body":"h\u00e9""#)
+            && !sent.contains("bcc"),
+        "{sent}"
+    );
+    assert!(
+        sent.contains(r#""to":"ops""#)
+            && sent.contains(r#""dry_run":true"#)
+            && !sent.contains(r#""to":"all""#),
+        "{sent}"
+    );
     // What cannot be carried out does not pass.
     let plain = client::post(&sidecar, "/web/mail", r#"{"to":"all"}"#).await;
     assert_eq!((plain.status, &plain.json()["code"]), (403, &json!("unjudgeable")));
@@ -114,7 +137,11 @@ async fn an_answer_that_takes_too_long_is_ended() {
     let embed = r#"{"model":"text-embedding-3-small","input":"hi"}"#;
     let whole = client::post(&sidecar, "/openai/v1/embeddings", embed).await;
     assert_eq!((whole.status, &whole.json()["error"]["code"]), (504, &json!("upstream_timeout")));
-    let plain = tokio::time::timeout(std::time::Duration::from_secs(10), client::gateway(&sidecar, "GET", "/web/slow", &[], "")).await;
+    let plain = tokio::time::timeout(
+        std::time::Duration::from_secs(10),
+        client::gateway(&sidecar, "GET", "/web/slow", &[], ""),
+    )
+    .await;
     assert!(plain.is_ok(), "a plain answer ends as well");
     setting::idle(&sidecar).await;
 }
@@ -130,12 +157,16 @@ async fn an_answer_that_is_too_long_is_cut() {
     let sidecar = Sidecar::start(&setting::upstreams(&fake), &[("limit.yaml", &policy)]);
     let chat = client::post(&sidecar, model::CHAT, model::ask("hi", r#","stream":true"#)).await;
     let text = chat.text();
-    let event: Value = serde_json::from_str(text.trim().trim_start_matches("data: ")).unwrap_or_else(|e| panic!("{e}: {text}"));
+    let event: Value = serde_json::from_str(text.trim().trim_start_matches("data: "))
+        .unwrap_or_else(|e| panic!("{e}: {text}"));
     assert_eq!(event["error"]["code"], "policy_denied");
     let plain = client::gateway(&sidecar, "GET", "/web/long", &[], "").await;
     assert!(plain.body.len() <= 200, "{} bytes came through", plain.body.len());
     let outcomes = setting::outcomes(&sidecar, 2).await;
     for (point, code) in [("llm.request", "policy_denied"), ("tool.call", "output_cut")] {
-        assert!(outcomes.iter().any(|outcome| outcome["point"] == point && outcome["code"] == code), "{outcomes:#?}");
+        assert!(
+            outcomes.iter().any(|outcome| outcome["point"] == point && outcome["code"] == code),
+            "{outcomes:#?}"
+        );
     }
 }

@@ -88,7 +88,12 @@ async fn kill_9_at_any_moment_leaves_an_intent_for_every_call_that_the_upstream_
     assert!(seen.len() > 500, "{} calls are a load", seen.len());
     let missing: Vec<&str> =
         seen.iter().map(|seen| seen.target.as_str()).filter(|path| !intents.contains(path)).collect();
-    assert!(missing.is_empty(), "{} calls without intent: {:?}", missing.len(), &missing[..missing.len().min(10)]);
+    assert!(
+        missing.is_empty(),
+        "{} calls without intent: {:?}",
+        missing.len(),
+        &missing[..missing.len().min(10)]
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -116,7 +121,10 @@ async fn one_byte_changed_anywhere_is_named_by_file_and_line() {
         let line = sound[..at].iter().filter(|byte| **byte == b'\n').count() + 1;
         let (code, said) = verified(&sidecar.state()).await;
         assert_eq!(code, Some(1), "byte {at}: {said}");
-        assert!(said.contains(&name) && said.contains(&format!("line {line},")), "byte {at} in line {line}: {said}");
+        assert!(
+            said.contains(&name) && said.contains(&format!("line {line},")),
+            "byte {at} in line {line}: {said}"
+        );
     }
     fs::write(&segment, &sound).expect("a write");
     assert_eq!(verified(&sidecar.state()).await.0, Some(0));
@@ -128,8 +136,11 @@ async fn without_room_for_the_record_nothing_leaves_until_there_is_room() {
     // A small disk that only the sidecar sees, and that goes when it ends. Needs the right to mount.
     let mount = "mkdir -p \"$0\" && mount -t tmpfs -o size=4m tmpfs \"$0\" && exec \"$@\"";
     let spec = format!("  agent: {{name: tester}}\n{}", setting::upstreams(&fake));
-    let sidecar =
-        Sidecar::under(&["unshare", "--mount", "sh", "-c", mount, "{state}"], &spec, &[("allow.yaml", ALLOW)]);
+    let sidecar = Sidecar::under(
+        &["unshare", "--mount", "sh", "-c", mount, "{state}"],
+        &spec,
+        &[("allow.yaml", ALLOW)],
+    );
     let inside = format!("/proc/{}/root{}", sidecar.pid(), sidecar.state().display());
     let ballast = Path::new(&inside).join("ballast");
     assert!(Path::new(&inside).join("spool").exists(), "the disk is mounted");
@@ -153,7 +164,11 @@ async fn without_room_for_the_record_nothing_leaves_until_there_is_room() {
         passed += 1;
     }
     let refused = refused.expect("a full disk stops calls");
-    assert_eq!((refused.status, refused.json()["code"].as_str()), (503, Some("record_unavailable")), "after {passed}");
+    assert_eq!(
+        (refused.status, refused.json()["code"].as_str()),
+        (503, Some("record_unavailable")),
+        "after {passed}"
+    );
     assert_eq!(refused.header("x-should-retry"), "false");
     let seen = fake.seen().len();
     assert_eq!(client::admin(&sidecar, "/readyz").await.status, 503);

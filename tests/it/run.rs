@@ -51,7 +51,8 @@ async fn a_bad_policy_is_64_and_a_failure_of_our_own_125_and_neither_runs_the_co
         assert_eq!(ran.code, Some(64), "{flags:?}: {}", ran.err);
         assert!(ran.err.starts_with("sideguard: "), "{}", ran.err);
     }
-    for flags in [&["--state", "/proc/no"][..], &["--isolate", "netns"], &["--control", "http://127.0.0.1:1"]] {
+    for flags in [&["--state", "/proc/no"][..], &["--isolate", "netns"], &["--control", "http://127.0.0.1:1"]]
+    {
         let ran = script(state.path(), flags, &touch).await;
         assert_eq!(ran.code, Some(125), "{flags:?}: {}", ran.err);
     }
@@ -62,7 +63,8 @@ async fn a_bad_policy_is_64_and_a_failure_of_our_own_125_and_neither_runs_the_co
 #[tokio::test(flavor = "multi_thread")]
 async fn the_command_finds_the_proxy_and_its_roots_in_the_environment_and_no_key() {
     let state = state();
-    let mut command = command(state.path(), &["run", "--state", &state.path().display().to_string(), "--", "env", "-0"]);
+    let mut command =
+        command(state.path(), &["run", "--state", &state.path().display().to_string(), "--", "env", "-0"]);
     command.env("OPENAI_API_KEY", "canary-upstream-key").env("NO_PROXY", "*").env("no_proxy", "127.0.0.1");
     let ran = ran(command).await;
     assert_eq!(ran.code, Some(0), "{}", ran.err);
@@ -75,7 +77,10 @@ async fn the_command_finds_the_proxy_and_its_roots_in_the_environment_and_no_key
     for name in ["HTTP_PROXY", "ALL_PROXY", "http_proxy", "https_proxy", "all_proxy"] {
         assert_eq!(variable(name), Some(proxy), "{name}");
     }
-    assert_eq!((variable("NO_PROXY"), variable("no_proxy"), variable("NODE_USE_ENV_PROXY")), (None, None, Some("1")));
+    assert_eq!(
+        (variable("NO_PROXY"), variable("no_proxy"), variable("NODE_USE_ENV_PROXY")),
+        (None, None, Some("1"))
+    );
     let bundle = state.path().join("ca/bundle.pem").display().to_string();
     for name in [
         "SSL_CERT_FILE",
@@ -105,7 +110,8 @@ async fn signals_reach_the_command() {
         let mut ready = [0; 6];
         child.stdout.take().expect("standard output").read_exact(&mut ready).await.expect("a word");
         let pid = child.id().expect("a process").to_string();
-        let sent = std::process::Command::new("kill").args([format!("-{name}"), pid]).status().expect("kill runs");
+        let sent =
+            std::process::Command::new("kill").args([format!("-{name}"), pid]).status().expect("kill runs");
         assert!(sent.success());
         let status = tokio::time::timeout(std::time::Duration::from_secs(20), child.wait()).await;
         assert_eq!(status.expect("an end").expect("a status").code(), Some(number), "{name}");
@@ -115,7 +121,11 @@ async fn signals_reach_the_command() {
 #[tokio::test(flavor = "multi_thread")]
 async fn without_a_policy_agents_work_but_cannot_destroy() {
     let fake = Fake::start(None, |seen| {
-        if seen.target.contains("chat") { model::json(model::completion("ok", 12, 7)) } else { model::json("{}") }
+        if seen.target.contains("chat") {
+            model::json(model::completion("ok", 12, 7))
+        } else {
+            model::json("{}")
+        }
     })
     .await;
     let (state, url) = (state(), fake.url());
@@ -128,18 +138,23 @@ async fn without_a_policy_agents_work_but_cannot_destroy() {
          c -X POST -d name=x {url}/customers
          c -X DELETE {url}/customers/1"
     );
-    let ran = script(state.path(), &["--agent", "worker", "--report", &report.display().to_string()], &script_text).await;
+    let ran =
+        script(state.path(), &["--agent", "worker", "--report", &report.display().to_string()], &script_text)
+            .await;
     assert_eq!((ran.code, ran.out.as_str()), (Some(0), "200 200 200 403 "), "{}", ran.err);
     assert_eq!(fake.seen().len(), 3);
     assert!(ran.err.contains("deny  tool.call DELETE"), "{}", ran.err);
     assert!(ran.err.contains("[starter/no-destruction]"), "{}", ran.err);
     assert!(ran.err.contains("sideguard: 3 calls, 1 denied, 19 tokens, $0.0"), "{}", ran.err);
-    let report: Value = serde_json::from_str(&std::fs::read_to_string(&report).expect("a report")).expect("JSON");
+    let report: Value =
+        serde_json::from_str(&std::fs::read_to_string(&report).expect("a report")).expect("JSON");
     assert_eq!((&report["calls"], &report["denied"]), (&json!(3), &json!(1)));
     assert_eq!(report["tokens"], json!({"input": 12, "output": 7, "estimated": false}));
     assert!(report["cost_usd"].as_str().is_some_and(|usd| usd.starts_with("0.0")));
     assert!(Path::new(report["record"].as_str().expect("a path")).is_dir());
-    let found = sideguard(state.path(), &["audit", "query", "--decision", "deny", "--agent", "worker", "-o", "json"]).await;
+    let found =
+        sideguard(state.path(), &["audit", "query", "--decision", "deny", "--agent", "worker", "-o", "json"])
+            .await;
     let lines: Vec<&str> = found.out.lines().collect();
     assert_eq!((found.code, lines.len()), (Some(0), 1), "{}", found.err);
     assert!(lines[0].contains("/customers/1"));

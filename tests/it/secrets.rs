@@ -68,7 +68,8 @@ async fn the_upstream_gets_our_key_and_never_the_agents_and_nobody_else_sees_eit
     assert_eq!(seen.len(), 3);
     for seen in &seen {
         assert_eq!(seen.headers["authorization"], "Bearer canary-upstream-key");
-        for name in ["x-api-key", "api-key", "x-goog-api-key", "proxy-authorization", "x-sideguard-anything"] {
+        for name in ["x-api-key", "api-key", "x-goog-api-key", "proxy-authorization", "x-sideguard-anything"]
+        {
             assert!(!seen.headers.contains_key(name), "{name} reached {}", seen.target);
         }
     }
@@ -102,7 +103,8 @@ async fn the_key_stays_with_its_host_whatever_the_agent_calls_it() {
     assert!(client::absolute(&sidecar, "GET", &target, &tricks[1..], "").await.status == 200);
     let confused = format!("GET {target} HTTP/1.1\r\nHost: {}\r\nConnection: close\r\n\r\n", own.address());
     client::raw(sidecar.outbound(), confused.as_bytes()).await.expect("a reply");
-    let doubled = format!("GET //{elsewhere}/v1/x HTTP/1.1\r\nHost: {}\r\nConnection: close\r\n\r\n", own.address());
+    let doubled =
+        format!("GET //{elsewhere}/v1/x HTTP/1.1\r\nHost: {}\r\nConnection: close\r\n\r\n", own.address());
     client::raw(sidecar.outbound(), doubled.as_bytes()).await.expect("a reply");
     let user = format!("http://{}@{elsewhere}/v1/x", own.address());
     let user = format!("GET {user} HTTP/1.1\r\nHost: {elsewhere}\r\nConnection: close\r\n\r\n");

@@ -9,7 +9,8 @@ const SEED: &str = include_str!("../../policies/bundles/safety.yaml");
 const REASON: &str = "Destructive operations blocked by policy";
 
 fn call(tool: &str) -> String {
-    json!({"jsonrpc": "2.0", "id": 7, "method": "tools/call", "params": {"name": tool, "arguments": {}}}).to_string()
+    json!({"jsonrpc": "2.0", "id": 7, "method": "tools/call", "params": {"name": tool, "arguments": {}}})
+        .to_string()
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -39,7 +40,10 @@ async fn the_seed_denies_a_delete_and_a_drop_with_its_reason_and_leaves_the_rest
     let denied: Vec<_> = record.iter().filter(|entry| entry["decision"] == "deny").collect();
     assert_eq!(denied.len(), 2);
     for entry in &denied {
-        assert_eq!((&entry["phase"], &entry["rule"]), (&json!("decision"), &json!("safety/block-destructive")));
+        assert_eq!(
+            (&entry["phase"], &entry["rule"]),
+            (&json!("decision"), &json!("safety/block-destructive"))
+        );
         assert_eq!((&entry["reason"], &entry["code"]), (&json!(REASON), &json!("policy_denied")));
     }
     assert_eq!(denied[1]["target"]["tool"], "drop_table");

@@ -54,12 +54,19 @@ const DOORS: [(&str, &str, &str); 38] = [
 ];
 
 /// A request whose target stands as it is.
-async fn send(stream: &mut (impl AsyncWriteExt + tokio::io::AsyncRead + Unpin), door: (&str, &str, &str), host: &str) -> (String, String) {
+async fn send(
+    stream: &mut (impl AsyncWriteExt + tokio::io::AsyncRead + Unpin),
+    door: (&str, &str, &str),
+    host: &str,
+) -> (String, String) {
     let (method, target, content_type) = door;
-    let kind = if content_type.is_empty() { String::new() } else { format!("Content-Type: {content_type}\r\n") };
+    let kind =
+        if content_type.is_empty() { String::new() } else { format!("Content-Type: {content_type}\r\n") };
     let body = if method == "GET" { "" } else { CHAT };
-    let request =
-        format!("{method} {target} HTTP/1.1\r\nHost: {host}\r\n{kind}Content-Length: {}\r\n\r\n{body}", body.len());
+    let request = format!(
+        "{method} {target} HTTP/1.1\r\nHost: {host}\r\n{kind}Content-Length: {}\r\n\r\n{body}",
+        body.len()
+    );
     stream.write_all(request.as_bytes()).await.expect("a request");
     let (head, body) = raw::message(stream).await;
     (head, String::from_utf8_lossy(&body).into_owned())
@@ -74,7 +81,8 @@ fn refused(door: (&str, &str, &str), head: &str, body: &str) {
 #[tokio::test(flavor = "multi_thread")]
 async fn an_odd_door_to_a_configured_provider_is_shut_and_recorded() {
     let fake = Fake::json("{}").await;
-    let spec = format!("  upstreams:\n    - {{name: openai, baseUrl: \"{}\", dialect: openai}}\n", fake.url());
+    let spec =
+        format!("  upstreams:\n    - {{name: openai, baseUrl: \"{}\", dialect: openai}}\n", fake.url());
     let sidecar = Sidecar::start(&spec, &[("allow.yaml", ALLOW)]);
     let host = sidecar.outbound().to_string();
     let mut kept = TcpStream::connect(sidecar.outbound()).await.expect("the outbound port");
@@ -83,7 +91,7 @@ async fn an_odd_door_to_a_configured_provider_is_shut_and_recorded() {
         let (head, body) = send(&mut kept, (door.0, &target, door.2), &host).await;
         refused(door, &head, &body);
         let call = raw::header(&head, "x-sideguard-call").to_owned();
-        let entries = sidecar.recorded(|entry| entry["code"] == "unjudgeable").await;
+        let entries = sidecar.recorded_times(number + 1, |entry| entry["code"] == "unjudgeable").await;
         assert_eq!(entries.len(), number + 1, "{door:?}: one entry each");
         assert_eq!(entries[number]["call"], call.as_str(), "{door:?}");
         assert_eq!(entries[number]["decision"], "deny", "{door:?}");
@@ -95,7 +103,9 @@ async fn an_odd_door_to_a_configured_provider_is_shut_and_recorded() {
 async fn an_odd_door_to_a_provider_by_its_own_name_is_shut_as_well() {
     let authority = Authority::new();
     let tls = authority.server(&["api.openai.com"], &["http/1.1"]);
-    let fake = Fake::start(Some(tls), |_| harness::fake::reply("application/json", harness::fake::whole("{}"))).await;
+    let fake =
+        Fake::start(Some(tls), |_| harness::fake::reply("application/json", harness::fake::whole("{}")))
+            .await;
     let spec = format!(
         "  hosts: {{\"api.openai.com\": \"{}\"}}\n  tls: {{trust: [\"{}\"]}}\n",
         fake.address(),
@@ -103,8 +113,9 @@ async fn an_odd_door_to_a_provider_by_its_own_name_is_shut_as_well() {
     );
     let sidecar = Sidecar::start(&spec, &[("allow.yaml", ALLOW)]);
     let tcp = client::connect(&sidecar, "api.openai.com:443", "").await.expect("a tunnel");
-    let mut inside =
-        client::over_tls(tcp, &sidecar.trust(), "api.openai.com", client::Version::One).await.expect("a handshake");
+    let mut inside = client::over_tls(tcp, &sidecar.trust(), "api.openai.com", client::Version::One)
+        .await
+        .expect("a handshake");
     let mut proxied = TcpStream::connect(sidecar.outbound()).await.expect("the outbound port");
     for door in DOORS {
         let (head, body) = send(&mut inside, door, "api.openai.com").await;
@@ -114,13 +125,14 @@ async fn an_odd_door_to_a_provider_by_its_own_name_is_shut_as_well() {
         refused(door, &head, &body);
     }
     assert_eq!(fake.connections().accepted(), 0);
-    let entries = sidecar.recorded(|entry| entry["code"] == "unjudgeable").await;
+    let entries = sidecar.recorded_times(2 * DOORS.len(), |entry| entry["code"] == "unjudgeable").await;
     assert_eq!(entries.len(), 2 * DOORS.len());
     // The other spellings of the name lead to the same judgement.
     for name in ["API.OpenAI.com", "api.openai.com."] {
         let tcp = client::connect(&sidecar, &format!("{name}:443"), "").await.expect("a tunnel");
-        let mut inside =
-            client::over_tls(tcp, &sidecar.trust(), "api.openai.com", client::Version::One).await.expect("a handshake");
+        let mut inside = client::over_tls(tcp, &sidecar.trust(), "api.openai.com", client::Version::One)
+            .await
+            .expect("a handshake");
         let (head, body) = send(&mut inside, ("POST", "/v1/completions", JSON), "api.openai.com").await;
         refused(("POST", name, JSON), &head, &body);
     }
@@ -131,13 +143,14 @@ async fn a_gateway_path_that_names_no_upstream_is_refused_and_recorded() {
     let sidecar = Sidecar::start("", &[("allow.yaml", ALLOW)]);
     let host = sidecar.outbound().to_string();
     let mut kept = TcpStream::connect(sidecar.outbound()).await.expect("the outbound port");
-    let targets = ["/", "/nothing/v1", "/OpenAI/v1/models", "/openai%2fv1/models", "//openai/v1/models", "*", "/?x"];
+    let targets =
+        ["/", "/nothing/v1", "/OpenAI/v1/models", "/openai%2fv1/models", "//openai/v1/models", "*", "/?x"];
     for target in targets {
         let door = ("GET", target, "");
         let (head, body) = send(&mut kept, door, &host).await;
         refused(door, &head, &body);
     }
-    let entries = sidecar.recorded(|entry| entry["code"] == "unjudgeable").await;
+    let entries = sidecar.recorded_times(targets.len(), |entry| entry["code"] == "unjudgeable").await;
     assert_eq!(entries.len(), targets.len());
 }
 

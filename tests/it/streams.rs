@@ -26,7 +26,8 @@ async fn hang_up(sidecar: &Arc<Sidecar>, batch: usize, clients: usize) {
     for number in 0..clients {
         let sidecar = Arc::clone(sidecar);
         calls.spawn(async move {
-            let ask = model::ask(&format!("client {number} of {batch}"), r#","stream":true,"max_tokens":200"#);
+            let ask =
+                model::ask(&format!("client {number} of {batch}"), r#","stream":true,"max_tokens":200"#);
             let headers = [("content-type", "application/json")];
             let mut reply = client::gateway_open(&sidecar, "POST", model::CHAT, &headers, ask).await;
             assert_eq!(reply.status(), 200);
@@ -53,7 +54,8 @@ async fn a_thousand_clients_that_hang_up_are_billed_and_leave_nothing_behind() {
     })
     .await;
     let budget = setting::budget("unit: tokens, amount: 100000000");
-    let sidecar = Sidecar::start(&setting::upstreams(&fake), &[("allow.yaml", ALLOW), ("budget.yaml", &budget)]);
+    let sidecar =
+        Sidecar::start(&setting::upstreams(&fake), &[("allow.yaml", ALLOW), ("budget.yaml", &budget)]);
     let sidecar = Arc::new(sidecar);
     // What is made once, such as the tokenizer, is there after the first call.
     hang_up(&sidecar, 0, 1).await;
@@ -68,7 +70,8 @@ async fn a_thousand_clients_that_hang_up_are_billed_and_leave_nothing_behind() {
     for outcome in &outcomes {
         assert_eq!(outcome["code"], "client_gone", "{outcome}");
         assert_eq!(outcome["usage"]["estimated"], true, "{outcome}");
-        let tokens = |name: &str| outcome["usage"][name].as_u64().filter(|tokens| *tokens > 0).expect("some tokens");
+        let tokens =
+            |name: &str| outcome["usage"][name].as_u64().filter(|tokens| *tokens > 0).expect("some tokens");
         let settled = &outcome["budget"]["settled"];
         assert_eq!(settled["input"].as_u64(), Some(tokens("input")));
         assert_eq!(settled["output"].as_u64(), Some(tokens("output")));
@@ -88,7 +91,10 @@ async fn a_thousand_clients_that_hang_up_are_billed_and_leave_nothing_behind() {
         tokio::time::sleep(Duration::from_millis(100)).await;
         after = held(sidecar.pid());
     }
-    panic!("files and threads: {before:?} before, {after:?} after; {} connections upstream", fake.connections().open());
+    panic!(
+        "files and threads: {before:?} before, {after:?} after; {} connections upstream",
+        fake.connections().open()
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -117,7 +123,10 @@ async fn leave_early(begun: &'static str) {
     let mut tcp = tokio::net::TcpStream::connect(sidecar.outbound()).await.expect("the outbound port");
     let body = model::ask("think", r#","max_tokens":300"#);
     let length = body.len();
-    let head = format!("POST {} HTTP/1.1\r\nhost: a\r\ncontent-type: application/json\r\ncontent-length: {length}\r\n\r\n", model::CHAT);
+    let head = format!(
+        "POST {} HTTP/1.1\r\nhost: a\r\ncontent-type: application/json\r\ncontent-length: {length}\r\n\r\n",
+        model::CHAT
+    );
     tcp.write_all((head + &body).as_bytes()).await.expect("a write");
     asked.recv().await.expect("the call reaches the upstream");
     drop(tcp);

@@ -60,7 +60,11 @@ fn ask(target: &str, host: &str) -> String {
 }
 
 /// Upgrades and exchanges frames. Returns the number of bytes sent and received after the upgrade.
-async fn converse(stream: &mut (impl AsyncRead + AsyncWrite + Unpin), target: &str, host: &str) -> [usize; 2] {
+async fn converse(
+    stream: &mut (impl AsyncRead + AsyncWrite + Unpin),
+    target: &str,
+    host: &str,
+) -> [usize; 2] {
     stream.write_all(ask(target, host).as_bytes()).await.expect("a request");
     stream.flush().await.expect("a request");
     let head = raw::head(stream).await;
@@ -139,7 +143,8 @@ async fn a_web_socket_passes_through_connect_and_tls() {
     );
     let sidecar = Sidecar::start(&spec, &[("allow.yaml", ALLOW)]);
     let tcp = client::connect(&sidecar, "ws.test:443", "").await.expect("a tunnel");
-    let mut stream = client::over_tls(tcp, &sidecar.trust(), "ws.test", Version::One).await.expect("a handshake");
+    let mut stream =
+        client::over_tls(tcp, &sidecar.trust(), "ws.test", Version::One).await.expect("a handshake");
     let bytes = converse(&mut stream, "/ws", "ws.test").await;
     drop(stream);
     recorded(&sidecar, bytes).await;
@@ -168,7 +173,9 @@ async fn much_can_flow_both_ways_at_once() {
         assert!(all[GREETING.len()..].iter().all(|byte| *byte == b'x'));
     };
     let both = async { tokio::join!(writing, reading) };
-    tokio::time::timeout(std::time::Duration::from_secs(30), both).await.expect("neither way waits for the other");
+    tokio::time::timeout(std::time::Duration::from_secs(30), both)
+        .await
+        .expect("neither way waits for the other");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -185,7 +192,7 @@ async fn a_denied_web_socket_gets_403_and_is_never_dialled() {
     tcp.write_all(ask("/ws", &at).as_bytes()).await.expect("a request");
     let (head, _) = raw::message(&mut tcp).await;
     assert!(head.starts_with("HTTP/1.1 403 "), "{head}");
-    let refused = sidecar.recorded(|entry| entry["code"] == "policy_denied").await;
+    let refused = sidecar.recorded_times(2, |entry| entry["code"] == "policy_denied").await;
     assert_eq!(refused.len(), 2);
     assert_eq!(upstream.connections().accepted(), 0);
 }
@@ -199,7 +206,11 @@ async fn only_a_web_socket_leaves_http_behind() {
         let reply = if asked {
             "HTTP/1.1 101 Switching Protocols\r\nUpgrade: h2c\r\nConnection: Upgrade\r\n\r\nleft".to_owned()
         } else {
-            format!("HTTP/1.1 200 OK\r\nContent-Length: {}\r\nConnection: close\r\n\r\n{}", body.len(), String::from_utf8_lossy(&body))
+            format!(
+                "HTTP/1.1 200 OK\r\nContent-Length: {}\r\nConnection: close\r\n\r\n{}",
+                body.len(),
+                String::from_utf8_lossy(&body)
+            )
         };
         tcp.write_all(reply.as_bytes()).await.expect("a listener");
         let mut rest = Vec::new();
@@ -211,18 +222,34 @@ async fn only_a_web_socket_leaves_http_behind() {
     let sidecar = Sidecar::start(&spec, &[("deny.yaml", DENY)]);
     let hidden = "{\"hidden\":1}";
     for (what, head) in [
-        ("h2c", "POST /up/x HTTP/1.1\r\nHost: h\r\nConnection: Upgrade, HTTP2-Settings\r\nUpgrade: h2c\r\nHTTP2-Settings: AAMAAABkAAQAAP__\r\n"),
+        (
+            "h2c",
+            "POST /up/x HTTP/1.1\r\nHost: h\r\nConnection: Upgrade, HTTP2-Settings\r\nUpgrade: h2c\r\nHTTP2-Settings: AAMAAABkAAQAAP__\r\n",
+        ),
         ("another protocol", "POST /up/x HTTP/1.1\r\nHost: h\r\nConnection: upgrade\r\nUpgrade: TLS/1.0\r\n"),
-        ("a web socket with a body", "POST /up/x HTTP/1.1\r\nHost: h\r\nConnection: upgrade\r\nUpgrade: websocket\r\n"),
+        (
+            "a web socket with a body",
+            "POST /up/x HTTP/1.1\r\nHost: h\r\nConnection: upgrade\r\nUpgrade: websocket\r\n",
+        ),
         ("a web socket that is not nominated", "POST /up/x HTTP/1.1\r\nHost: h\r\nUpgrade: websocket\r\n"),
-        ("one of two", "POST /up/x HTTP/1.1\r\nHost: h\r\nConnection: upgrade\r\nUpgrade: h2c, websocket\r\n"),
+        (
+            "one of two",
+            "POST /up/x HTTP/1.1\r\nHost: h\r\nConnection: upgrade\r\nUpgrade: h2c, websocket\r\n",
+        ),
     ] {
         let mut tcp = TcpStream::connect(sidecar.outbound()).await.expect("the outbound port");
-        let request = format!("{head}Content-Type: application/json\r\nContent-Length: {}\r\n\r\n{hidden}", hidden.len());
+        let request = format!(
+            "{head}Content-Type: application/json\r\nContent-Length: {}\r\n\r\n{hidden}",
+            hidden.len()
+        );
         tcp.write_all(request.as_bytes()).await.expect("a request");
         let (head, body) = raw::message(&mut tcp).await;
         assert!(head.starts_with("HTTP/1.1 200 "), "{what}: {head}");
-        assert_eq!(String::from_utf8_lossy(&body), hidden, "{what}: the body is judged and sent as any other");
+        assert_eq!(
+            String::from_utf8_lossy(&body),
+            hidden,
+            "{what}: the body is judged and sent as any other"
+        );
     }
     let intents = sidecar.recorded(|entry| entry["phase"] == "intent").await;
     assert!(intents.iter().all(|entry| entry["args_hash"].is_string()), "{intents:#?}");
@@ -232,7 +259,8 @@ async fn only_a_web_socket_leaves_http_behind() {
 async fn an_upstream_that_switches_protocols_unasked_is_not_followed() {
     let upstream = RawFake::start(|mut tcp| async move {
         raw::message(&mut tcp).await;
-        let reply = b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\r\nraw";
+        let reply =
+            b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\r\nraw";
         tcp.write_all(reply).await.expect("a listener");
         let mut rest = Vec::new();
         let _ = tcp.read_to_end(&mut rest).await;

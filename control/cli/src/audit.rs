@@ -144,7 +144,8 @@ fn moment(text: &str, now: Timestamp) -> anyhow::Result<Timestamp> {
     if let Ok(span) = Span::parse(text) {
         return Ok(Timestamp(now.0.saturating_sub(i64::try_from(span.0.as_micros()).unwrap_or(i64::MAX))));
     }
-    Timestamp::parse(text).with_context(|| format!("`{text}` is neither a date and time nor a span such as `24h`"))
+    Timestamp::parse(text)
+        .with_context(|| format!("`{text}` is neither a date and time nor a span such as `24h`"))
 }
 
 /// Runs a verb. Exit code 1 when `verify` finds something wrong, 125 when the record cannot be read.
@@ -189,7 +190,9 @@ impl Place {
 
 fn holds_segments(dir: &Path) -> bool {
     std::fs::read_dir(dir).is_ok_and(|files| {
-        files.filter_map(Result::ok).any(|file| file.path().extension().is_some_and(|extension| extension == "ndjson"))
+        files
+            .filter_map(Result::ok)
+            .any(|file| file.path().extension().is_some_and(|extension| extension == "ndjson"))
     })
 }
 
@@ -221,14 +224,16 @@ fn tail(place: &Place, lines: usize, once: bool, output: Output) -> anyhow::Resu
         next = entry.seq + 1;
         printer.print(&entry)?;
     }
+    if once {
+        return Ok(ExitCode::SUCCESS);
+    }
     let mut follow = read::follow(dir, next);
-    while !once {
+    loop {
         for entry in follow.poll()? {
             printer.print(&entry)?;
         }
         std::thread::sleep(LOOK);
     }
-    Ok(ExitCode::SUCCESS)
 }
 
 fn check(place: &Place, keys: &[String]) -> anyhow::Result<ExitCode> {
@@ -292,7 +297,11 @@ impl Printer {
         }
         if !self.headed {
             self.headed = true;
-            writeln!(out, "{:<19}  {:<8}  {:<14}  {:<13}  {:<44}  WHY", "TIME", "PHASE", "DECISION", "POINT", "WHAT")?;
+            writeln!(
+                out,
+                "{:<19}  {:<8}  {:<14}  {:<13}  {:<44}  WHY",
+                "TIME", "PHASE", "DECISION", "POINT", "WHAT"
+            )?;
         }
         writeln!(out, "{}", row(entry))
     }
@@ -328,14 +337,20 @@ fn row(entry: &Entry) -> String {
     }
     if let Some(usage) = &record.usage {
         let about = if usage.estimated { "~" } else { "" };
-        why.push(format!("{about}{} in, {about}{} out", usage.input.unwrap_or_default(), usage.output.unwrap_or_default()));
+        why.push(format!(
+            "{about}{} in, {about}{} out",
+            usage.input.unwrap_or_default(),
+            usage.output.unwrap_or_default()
+        ));
     }
     if let Some(cost) = record.cost_usd {
         why.push(format!("${cost}"));
     }
     let point = record.point.map_or("", |point| point.as_str());
     let time = time.get(..19).unwrap_or(&time);
-    format!("{time:<19}  {phase:<8}  {decision:<14}  {point:<13}  {what:<44}  {}", why.join(" ")).trim_end().to_owned()
+    format!("{time:<19}  {phase:<8}  {decision:<14}  {point:<13}  {what:<44}  {}", why.join(" "))
+        .trim_end()
+        .to_owned()
 }
 
 #[cfg(test)]

@@ -16,7 +16,9 @@ use sideguard_types::call::Moment;
 #[derive(Debug, clap::Subcommand)]
 pub(crate) enum Verb {
     /// Loads and lints policies: errors with their place, rules that never apply, sets that deny everything.
-    #[command(after_help = "Example:\n  sideguard policy check policies/\n\nExit codes: 0 sound, 1 something found.")]
+    #[command(
+        after_help = "Example:\n  sideguard policy check policies/\n\nExit codes: 0 sound, 1 something found."
+    )]
     Check {
         /// Files and directories.
         #[arg(required = true, value_name = "PATH")]
@@ -29,7 +31,9 @@ pub(crate) enum Verb {
         output: Output,
     },
     /// Runs cases: calls, and what is to become of them.
-    #[command(after_help = "Example:\n  sideguard policy test policies/cases/\n\nExit codes: 0 all as expected, 1 not.")]
+    #[command(
+        after_help = "Example:\n  sideguard policy test policies/cases/\n\nExit codes: 0 all as expected, 1 not."
+    )]
     Test {
         /// Files of cases and directories.
         #[arg(required = true, value_name = "PATH")]
@@ -54,7 +58,9 @@ pub(crate) enum Verb {
         output: Output,
     },
     /// Puts files into the canonical style, comments kept.
-    #[command(after_help = "Example:\n  sideguard policy fmt --check policies/\n\nExit codes: 0 done, 1 with --check: a file differs.")]
+    #[command(
+        after_help = "Example:\n  sideguard policy fmt --check policies/\n\nExit codes: 0 done, 1 with --check: a file differs."
+    )]
     Fmt {
         /// Files and directories.
         #[arg(required = true, value_name = "PATH")]
@@ -131,7 +137,10 @@ fn test(paths: &[PathBuf], output: Output) -> anyhow::Result<ExitCode> {
         Output::Text => {
             report.findings.iter().for_each(|finding| println!("{finding}\n"));
             for failure in &report.failures {
-                println!("{}:{}: `{}`: {}\n{}\n", failure.file, failure.line, failure.name, failure.message, failure.explanation);
+                println!(
+                    "{}:{}: `{}`: {}\n{}\n",
+                    failure.file, failure.line, failure.name, failure.message, failure.explanation
+                );
             }
             println!("{} passed, {} failed", report.passed, report.failures.len() + report.findings.len());
         }
@@ -177,7 +186,9 @@ fn format(paths: &[PathBuf], check: bool) -> anyhow::Result<ExitCode> {
             }
             Ok(text) => {
                 let next = format!("{}.next", source.name);
-                fs::write(&next, text).and_then(|()| fs::rename(&next, &source.name)).with_context(|| format!("cannot write `{}`", source.name))?;
+                fs::write(&next, text)
+                    .and_then(|()| fs::rename(&next, &source.name))
+                    .with_context(|| format!("cannot write `{}`", source.name))?;
                 println!("{} formatted", source.name);
             }
         }

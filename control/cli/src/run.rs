@@ -87,9 +87,10 @@ async fn governed(arguments: &Arguments) -> anyhow::Result<ExitCode> {
     }
     let program = arguments.command.first().map_or("", String::as_str);
     let agent = agent_name(arguments.agent.as_deref(), program);
-    let state = arguments.state.clone().unwrap_or_else(|| {
-        environment::state_directory().join("runs").join(id::new(clock::now()))
-    });
+    let state = arguments
+        .state
+        .clone()
+        .unwrap_or_else(|| environment::state_directory().join("runs").join(id::new(clock::now())));
     let summary = Arc::new(Summary::new(arguments.verbose));
     let running = match start(arguments, agent, &state, Arc::clone(&summary)).await {
         Ok(running) => running,
@@ -104,7 +105,8 @@ async fn governed(arguments: &Arguments) -> anyhow::Result<ExitCode> {
     summary.print(&state);
     if let Some(file) = &arguments.report {
         let report = format!("{:#}\n", summary.report(&state));
-        std::fs::write(file, report).with_context(|| format!("cannot write the report `{}`", file.display()))?;
+        std::fs::write(file, report)
+            .with_context(|| format!("cannot write the report `{}`", file.display()))?;
     }
     Ok(status)
 }
@@ -140,7 +142,8 @@ fn agent_name(given: Option<&str>, program: &str) -> String {
         return name.to_owned();
     }
     let name = program.rsplit('/').next().unwrap_or(program).to_ascii_lowercase();
-    let name: String = name.chars().map(|c| if c.is_ascii_alphanumeric() || c == '.' { c } else { '-' }).collect();
+    let name: String =
+        name.chars().map(|c| if c.is_ascii_alphanumeric() || c == '.' { c } else { '-' }).collect();
     let name = name.trim_matches(['-', '.']);
     if name.is_empty() { "agent".to_owned() } else { name.to_owned() }
 }
@@ -148,9 +151,11 @@ fn agent_name(given: Option<&str>, program: &str) -> String {
 /// The `--budget` flag as a Budget document.
 fn budget_text(budget: &str) -> Result<String, String> {
     const UNITS: [&str; 6] = ["tokens", "input_tokens", "output_tokens", "usd", "calls", "concurrency"];
-    let mut text = String::from("apiVersion: sideguard.dev/v1\nkind: Budget\nmetadata: {name: run}\nspec:\n  limits:\n");
+    let mut text =
+        String::from("apiVersion: sideguard.dev/v1\nkind: Budget\nmetadata: {name: run}\nspec:\n  limits:\n");
     for limit in budget.split(',').map(str::trim) {
-        let (unit, amount) = limit.split_once('=').ok_or(format!("--budget: `{limit}` is not UNIT=AMOUNT"))?;
+        let (unit, amount) =
+            limit.split_once('=').ok_or(format!("--budget: `{limit}` is not UNIT=AMOUNT"))?;
         let number = !amount.is_empty() && amount.bytes().all(|b| b.is_ascii_digit() || b == b'.');
         if !UNITS.contains(&unit) || !number {
             return Err(format!("--budget: `{limit}`: write one of {} with a number", UNITS.join(", ")));

@@ -5,8 +5,6 @@
 //! cannot be read could hide a tool call, and ends the stream. Start at [`Watch::feed`]; for an answer that
 //! comes in one piece see [`whole`].
 
-#![expect(clippy::result_large_err, reason = "a refusal ends a call or a stream: it is made and moved once")]
-
 mod calls;
 mod chat;
 mod dialect;

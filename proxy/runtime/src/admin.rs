@@ -89,7 +89,10 @@ pub async fn serve(listener: TcpListener, answer: Arc<dyn Answer>) {
     }
 }
 
-async fn respond(request: Request<Incoming>, answer: Arc<dyn Answer>) -> Result<Response<Full<Bytes>>, Infallible> {
+async fn respond(
+    request: Request<Incoming>,
+    answer: Arc<dyn Answer>,
+) -> Result<Response<Full<Bytes>>, Infallible> {
     let token = request
         .headers()
         .get(header::AUTHORIZATION)

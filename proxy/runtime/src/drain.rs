@@ -98,7 +98,8 @@ mod tests {
         assert!(drain.begun());
         assert!(!drain.wait_idle(Duration::from_secs(1)).await);
         let waiting = drain.clone();
-        let waiter = crate::tasks::spawn("wait", async move { waiting.wait_idle(Duration::from_secs(60)).await });
+        let waiter =
+            crate::tasks::spawn("wait", async move { waiting.wait_idle(Duration::from_secs(60)).await });
         drop(work);
         assert!(waiter.await.expect("the waiter does not panic"));
     }

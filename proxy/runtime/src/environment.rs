@@ -28,5 +28,6 @@ pub fn state_directory() -> PathBuf {
     if let Some(state) = variable("XDG_STATE_HOME") {
         return PathBuf::from(state).join("sideguard");
     }
-    variable("HOME").map_or_else(|| ".sideguard".into(), |home| PathBuf::from(home).join(".local/state/sideguard"))
+    variable("HOME")
+        .map_or_else(|| ".sideguard".into(), |home| PathBuf::from(home).join(".local/state/sideguard"))
 }

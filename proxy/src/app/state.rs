@@ -37,11 +37,17 @@ pub(super) struct Files {
 }
 
 /// Opens the state directory, making what is not there.
-pub(super) fn open(state: &Path, config: &ProxySpec, ledger: Ledger, agent: Option<&Caller>) -> Result<Files, String> {
+pub(super) fn open(
+    state: &Path,
+    config: &ProxySpec,
+    ledger: Ledger,
+    agent: Option<&Caller>,
+) -> Result<Files, String> {
     let failed = |what: &Path, error: &dyn std::error::Error| format!("state: `{}`: {error}", what.display());
     fs::DirBuilder::new().recursive(true).mode(0o700).create(state).map_err(|error| failed(state, &error))?;
     let ca = state.join("ca");
-    let authority = Authority::load_or_create(&ca, clock::now).map_err(|error| failed(&ca, &chain(&error)))?;
+    let authority =
+        Authority::load_or_create(&ca, clock::now).map_err(|error| failed(&ca, &chain(&error)))?;
     let system = roots::load(&config.tls.trust)?;
     let bundle = authority.bundle(system.as_bytes());
     let (roots, agents) = (ca.join("roots.pem"), ca.join("bundle.pem"));
@@ -63,8 +69,13 @@ pub(super) fn open(state: &Path, config: &ProxySpec, ledger: Ledger, agent: Opti
         segment_bytes: SEGMENT_BYTES,
         max_bytes: None,
     };
-    let (log, recovered) = Log::open(settings, key, clock::now()).map_err(|error| failed(&spool, &chain(&error)))?;
-    let ledger = if recovered.last > 0 { restored(&spool, ledger, agent).map_err(|error| failed(&spool, &error))? } else { ledger };
+    let (log, recovered) =
+        Log::open(settings, key, clock::now()).map_err(|error| failed(&spool, &chain(&error)))?;
+    let ledger = if recovered.last > 0 {
+        restored(&spool, ledger, agent).map_err(|error| failed(&spool, &error))?
+    } else {
+        ledger
+    };
     Ok(Files { authority, server_tls: Arc::new(server_tls), roots, log, ledger })
 }
 
@@ -82,7 +93,9 @@ fn chain(error: &dyn std::error::Error) -> std::io::Error {
 /// Rebuilds the budgets' sums from the record: what was settled, and in full what was never heard of again.
 fn restored(spool: &Path, mut ledger: Ledger, agent: Option<&Caller>) -> std::io::Result<Ledger> {
     let now = clock::now();
-    let since = sideguard_types::time::Timestamp(now.0.saturating_sub(i64::try_from(LOOK_BACK.as_micros()).unwrap_or(i64::MAX)));
+    let since = sideguard_types::time::Timestamp(
+        now.0.saturating_sub(i64::try_from(LOOK_BACK.as_micros()).unwrap_or(i64::MAX)),
+    );
     let filter = Filter { since: Some(since), ..Filter::default() };
     let mut open: HashMap<String, Record> = HashMap::new();
     for entry in read::query(spool, &filter)? {

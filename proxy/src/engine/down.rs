@@ -1,10 +1,15 @@
 //! The agent's side of one exchange.
 
+use std::future::poll_fn;
+use std::io::Cursor;
+use std::pin::pin;
+use std::task::Poll;
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
-use http::{HeaderMap, HeaderName, HeaderValue, StatusCode, Version, header, request};
+use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, Version, header, request};
 use pingora_core::apps::{HttpPersistentSettings, ReusedHttpStream};
+use pingora_core::protocols::Stream;
 use pingora_core::protocols::http::ServerSession;
 use pingora_http::ResponseHeader;
 
@@ -31,11 +36,13 @@ pub(crate) enum BodyFault {
 /// The agent's side of one exchange: a request to read, a reply to write.
 pub(crate) struct Down {
     session: ServerSession,
+    /// Whether a body that waits for `100 Continue` was asked for.
+    asked: bool,
 }
 
 impl Down {
     pub(super) const fn new(session: ServerSession) -> Self {
-        Self { session }
+        Self { session, asked: false }
     }
 
     /// Method, target, version and headers.
@@ -57,9 +64,30 @@ impl Down {
         self.session.as_http1().map(|session| session.get_headers_raw_bytes())
     }
 
-    /// Whether the agent asks to leave HTTP behind (WebSocket).
+    /// Whether the agent asks to leave HTTP behind for a WebSocket (RFC 6455, section 4.1). Any other upgrade is not
+    /// followed: what is spoken after it could hold calls that nobody judges.
     pub(crate) fn wants_upgrade(&self) -> bool {
+        let head = self.head();
+        let only = |name| {
+            let mut values = head.headers.get_all(name).iter();
+            values.next().filter(|_| values.next().is_none()).map(HeaderValue::as_bytes)
+        };
+        let nominated =
+            head.headers.get_all(header::CONNECTION).iter().filter_map(|value| value.to_str().ok());
+        let bodiless = !head.headers.contains_key(header::TRANSFER_ENCODING)
+            && matches!(only(header::CONTENT_LENGTH), None | Some(b"0"));
         self.session.is_upgrade_req()
+            && head.method == Method::GET
+            && bodiless
+            && only(header::UPGRADE).is_some_and(|value| value.eq_ignore_ascii_case(b"websocket"))
+            && nominated
+                .flat_map(|names| names.split(','))
+                .any(|name| name.trim().eq_ignore_ascii_case("upgrade"))
+    }
+
+    /// Whether the agent waits for a word before it sends the request's body (RFC 9110, section 10.1.1).
+    fn expects_continue(&self) -> bool {
+        self.head().version == Version::HTTP_11 && self.head().headers.contains_key(header::EXPECT)
     }
 
     /// Reads the whole request body, answering `Expect: 100-continue` first.
@@ -67,13 +95,18 @@ impl Down {
         if self.session.is_body_empty() {
             return Ok(Bytes::new());
         }
-        let declared = self.head().headers.get(header::CONTENT_LENGTH).and_then(|length| length.to_str().ok());
+        let declared =
+            self.head().headers.get(header::CONTENT_LENGTH).and_then(|length| length.to_str().ok());
         let declared = declared.and_then(|length| length.parse::<usize>().ok());
         if declared.is_some_and(|length| length > max) {
             return Err(BodyFault::TooLarge);
         }
-        if self.head().headers.contains_key(header::EXPECT) && self.head().version == Version::HTTP_11 {
+        if self.expects_continue() {
+            self.asked = true;
+            // The engine would take this for the reply, and close the connection for the body that is still to come.
+            self.session.set_close_on_response_before_downstream_finish(false);
             self.session.write_continue_response().await.map_err(|_| BodyFault::Gone)?;
+            self.session.set_close_on_response_before_downstream_finish(true);
         }
         let mut first = Bytes::new();
         let mut whole = BytesMut::new();
@@ -152,9 +185,14 @@ impl Down {
         }
     }
 
-    /// The next bytes of an upgraded connection; `None` at its end.
-    pub(crate) async fn upgraded_part(&mut self) -> Result<Option<Bytes>, Gone> {
-        self.session.read_request_body().await.map_err(|_| Gone)
+    /// Leaves HTTP behind after 101: what the agent has sent since, as far as it is here, and the connection.
+    pub(crate) async fn leave_http(&mut self) -> Option<(Bytes, Stream)> {
+        let early = at_hand(self.session.read_request_body()).await;
+        let nothing = ServerSession::new_http1(Box::new(Cursor::new(Vec::new())));
+        match std::mem::replace(&mut self.session, nothing) {
+            ServerSession::H1(session) => Some((early, session.into_inner())),
+            _ => None,
+        }
     }
 
     /// Closes the connection after this exchange.
@@ -166,6 +204,10 @@ impl Down {
     pub(crate) async fn drain(&mut self) {
         if self.session.is_body_done() {
             return;
+        }
+        if self.expects_continue() && !self.asked {
+            // Nothing is on its way, but it might still come.
+            return self.close_after();
         }
         let session = &mut self.session;
         let read = async {
@@ -195,6 +237,16 @@ impl Down {
         let reusable = self.session.finish().await.ok().flatten()?;
         Some(ReusedHttpStream::from_reusable_stream(reusable, settings))
     }
+}
+
+/// What a read yields without waiting.
+pub(super) async fn at_hand(read: impl Future<Output = pingora_error::Result<Option<Bytes>>>) -> Bytes {
+    let mut read = pin!(read);
+    poll_fn(|cx| match read.as_mut().poll(cx) {
+        Poll::Ready(Ok(Some(bytes))) => Poll::Ready(bytes),
+        _ => Poll::Ready(Bytes::new()),
+    })
+    .await
 }
 
 fn body_fault(error: &pingora_error::Error) -> BodyFault {

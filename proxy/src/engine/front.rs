@@ -100,8 +100,11 @@ async fn through(mut wire: Wire, mut arrival: Arrival, sidecar: Arc<Sidecar>) {
 
 async fn open_tls(wire: Wire, mut arrival: Arrival, sidecar: Arc<Sidecar>) {
     let Some(to) = &arrival.tunnel else { return };
-    let names =
-        Arc::new(Names { authority: Arc::clone(&sidecar.authority), fallback: to.host.clone(), seen: OnceLock::new() });
+    let names = Arc::new(Names {
+        authority: Arc::clone(&sidecar.authority),
+        fallback: to.host.clone(),
+        seen: OnceLock::new(),
+    });
     let mut config = (*sidecar.server_tls).clone();
     config.cert_resolver = Arc::clone(&names) as Arc<dyn ResolvesServerCert>;
     let acceptor = Acceptor::from_server_config(Arc::new(config));
@@ -156,6 +159,9 @@ impl HttpServerApp for Connection {
         }
         if *shutdown.borrow() {
             session.set_keepalive(None);
+        } else if session.get_keepalive().is_some() {
+            // The engine would let a connection rest for ever.
+            session.set_keepalive(Some(self.sidecar.config.limits.idle_timeout.0.as_secs().max(1)));
         }
         let busy = self.sidecar.drain.busy();
         let down = flow::serve(&self.sidecar, &self.arrival, Down::new(session)).await;
@@ -200,7 +206,8 @@ fn kind_of(bytes: &[u8]) -> Option<Kind> {
     if !first.is_ascii_alphabetic() {
         return Some(Kind::Other);
     }
-    let prefix_of = |whole: &[u8]| whole.starts_with(bytes.get(..whole.len().min(bytes.len())).unwrap_or(bytes));
+    let prefix_of =
+        |whole: &[u8]| whole.starts_with(bytes.get(..whole.len().min(bytes.len())).unwrap_or(bytes));
     if prefix_of(CONNECT) {
         return (bytes.len() >= CONNECT.len()).then_some(Kind::Connect);
     }
@@ -255,9 +262,11 @@ async fn refuse(wire: Wire, status: u16) {
 async fn reply_raw(mut wire: Wire, reply: &Bytes) {
     if wire.write_all(reply).await.is_ok() && wire.flush().await.is_ok() {
         // The peer may still be sending: closing at once could reset the connection before the reply is read.
-        let linger = async { while !matches!(wire.fetch().await, Ok(0) | Err(_)) {
-            drop(wire.take(usize::MAX));
-        } };
+        let linger = async {
+            while !matches!(wire.fetch().await, Ok(0) | Err(_)) {
+                drop(wire.take(usize::MAX));
+            }
+        };
         let _ = tokio::time::timeout(Duration::from_millis(500), linger).await;
     }
 }

@@ -9,24 +9,26 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, header, response};
-use pingora_core::connectors::{ConnectorOptions, http::Connector as Pool};
 use parking_lot::Mutex;
+use pingora_core::connectors::{ConnectorOptions, http::Connector as Pool};
 use pingora_core::protocols::http::client::HttpSession;
 use pingora_core::protocols::http::v1::client::HttpSession as Http1;
-use pingora_core::protocols::{ALPN, Stream};
 use pingora_core::protocols::l4::ext::TcpKeepalive;
+use pingora_core::protocols::{ALPN, Stream};
 use pingora_core::upstreams::peer::HttpPeer;
 use pingora_error::{Error, ErrorSource, ErrorType};
 use pingora_http::RequestHeader;
 use sideguard_runtime::clock::Stopwatch;
 
 use super::cork::{Corked, Hold, is_silent};
-use super::down::{Down, Reply};
+use super::down::{Down, Reply, at_hand};
 
 /// Idle upstream connections kept, over all destinations.
 const POOL: usize = 256;
 /// Longest time that one is kept.
 const IDLE: Duration = Duration::from_secs(60);
+/// Longest wait for the answer of an upstream that no longer takes in the request.
+const EARLY: Duration = Duration::from_secs(1);
 
 /// Where a call goes: the address that was resolved and checked, and the name that it was judged by.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
@@ -62,7 +64,10 @@ impl Fault {
     fn of(error: &Error, untouched: bool) -> Self {
         let timeout = matches!(
             error.etype(),
-            ErrorType::ConnectTimedout | ErrorType::ReadTimedout | ErrorType::WriteTimedout | ErrorType::TLSHandshakeTimedout
+            ErrorType::ConnectTimedout
+                | ErrorType::ReadTimedout
+                | ErrorType::WriteTimedout
+                | ErrorType::TLSHandshakeTimedout
         );
         // Pingora's own text names internals; what it stands on says what happened.
         let cause = error.cause.as_ref().map(|cause| format!(": {cause}")).unwrap_or_default();
@@ -116,7 +121,9 @@ impl Idle {
 
     fn put(&mut self, to: Destination, one: Resting) {
         if self.count >= POOL {
-            self.by_destination.values_mut().for_each(|resting| resting.retain(|one| one.since.elapsed() < IDLE));
+            self.by_destination
+                .values_mut()
+                .for_each(|resting| resting.retain(|one| one.since.elapsed() < IDLE));
             self.by_destination.retain(|_, resting| !resting.is_empty());
             self.count = self.by_destination.values().map(Vec::len).sum();
         }
@@ -149,7 +156,16 @@ impl Connector {
         let mut session = HttpSession::H1(Http1::new(stream));
         session.set_read_timeout(Some(self.trust.silence));
         session.set_write_timeout(Some(self.trust.silence));
-        Some(Up { session, hold, to: to.clone(), connector: self, reused: true, no_body: false })
+        Some(Up {
+            session,
+            hold,
+            to: to.clone(),
+            connector: self,
+            reused: true,
+            no_body: false,
+            upgrade: false,
+            spent: false,
+        })
     }
 
     async fn connect(&self, to: &Destination) -> Result<Up<'_>, Fault> {
@@ -158,7 +174,10 @@ impl Connector {
             self.pool.get_http_session(&peer).await.map_err(|error| Fault::of(&error, true))?;
         if self.trust.tls13_only
             && to.tls
-            && session.digest().and_then(|digest| digest.ssl_digest.as_ref()).is_none_or(|tls| tls.version != "TLSv1.3")
+            && session
+                .digest()
+                .and_then(|digest| digest.ssl_digest.as_ref())
+                .is_none_or(|tls| tls.version != "TLSv1.3")
         {
             session.shutdown().await;
             let what = "the upstream speaks only TLS 1.2, and `tls.minVersion` is 1.3".to_owned();
@@ -166,16 +185,28 @@ impl Connector {
         }
         let hold = Hold::default();
         let mut session = match session {
-            HttpSession::H1(fresh) => HttpSession::H1(Http1::new(Box::new(Corked::new(fresh.into_inner(), hold.clone())))),
+            HttpSession::H1(fresh) => {
+                HttpSession::H1(Http1::new(Box::new(Corked::new(fresh.into_inner(), hold.clone()))))
+            }
             other => other,
         };
         session.set_read_timeout(Some(self.trust.silence));
         session.set_write_timeout(Some(self.trust.silence));
-        Ok(Up { session, hold, to: to.clone(), connector: self, reused, no_body: false })
+        Ok(Up {
+            session,
+            hold,
+            to: to.clone(),
+            connector: self,
+            reused,
+            no_body: false,
+            upgrade: false,
+            spent: false,
+        })
     }
 
     fn peer(&self, to: &Destination) -> HttpPeer {
-        let mut peer = HttpPeer::new(to.address, to.tls, if to.tls { to.host.clone() } else { String::new() });
+        let mut peer =
+            HttpPeer::new(to.address, to.tls, if to.tls { to.host.clone() } else { String::new() });
         let options = &mut peer.options;
         options.connection_timeout = Some(self.trust.connect);
         options.total_connection_timeout = Some(self.trust.connect);
@@ -222,6 +253,9 @@ pub(crate) struct Up<'a> {
     connector: &'a Connector,
     reused: bool,
     no_body: bool,
+    upgrade: bool,
+    /// Whether the request did not leave whole, so that nothing can follow it.
+    spent: bool,
 }
 
 impl Up<'_> {
@@ -234,6 +268,7 @@ impl Up<'_> {
     pub(crate) async fn send(&mut self, down: &Down, to: &Destination, out: &Outgoing) -> Result<(), Fault> {
         let head = request_head(down, to, out).map_err(|error| Fault::of(&error, true))?;
         self.no_body = head.method == Method::HEAD;
+        self.upgrade = out.upgrade;
         let reused = self.reused;
         self.hold.set(!out.body.is_empty());
         let sent: pingora_error::Result<()> = async {
@@ -252,14 +287,27 @@ impl Up<'_> {
         sent.map_err(|error| Fault::of(&error, reused))
     }
 
+    /// The answer of an upstream that gave it without taking in the whole request.
+    pub(crate) async fn early_head(&mut self) -> Option<Head> {
+        self.spent = true;
+        tokio::time::timeout(EARLY, self.head()).await.ok()?.ok()
+    }
+
     /// Reads the answer's head, past interim ones, except 101.
     pub(crate) async fn head(&mut self) -> Result<Head, Fault> {
         loop {
-            self.session.read_response_header().await.map_err(|error| Fault::of(&error, *error.esource() == ErrorSource::Unset && error.retry()))?;
+            self.session.read_response_header().await.map_err(|error| {
+                Fault::of(&error, *error.esource() == ErrorSource::Unset && error.retry())
+            })?;
             let Some(head) = self.session.response_header() else {
                 return Err(Fault { timeout: false, untouched: false, what: "no answer".to_owned() });
             };
-            if head.status.is_informational() && head.status != StatusCode::SWITCHING_PROTOCOLS {
+            if head.status == StatusCode::SWITCHING_PROTOCOLS {
+                if !self.upgrade {
+                    let what = "the upstream switched protocols unasked".to_owned();
+                    return Err(Fault { timeout: false, untouched: false, what });
+                }
+            } else if head.status.is_informational() {
                 continue;
             }
             let no_body = self.no_body || matches!(head.status.as_u16(), 204 | 304);
@@ -290,29 +338,22 @@ impl Up<'_> {
         }
     }
 
-    /// Turns to raw bytes after 101.
-    pub(crate) fn upgraded(&mut self) -> bool {
-        match &mut self.session {
-            HttpSession::H1(session) => {
-                session.maybe_upgrade_body_writer();
-                // A quiet WebSocket is no fault.
-                session.read_timeout = None;
-                session.was_upgraded()
+    /// Leaves HTTP behind after 101: what the upstream has sent since, as far as it is here, and the connection.
+    pub(crate) async fn leave_http(self) -> Option<(Bytes, Stream)> {
+        match self.session {
+            HttpSession::H1(mut session) if session.was_upgraded() => {
+                let early = at_hand(session.read_body_bytes()).await;
+                Some((early, session.into_inner()))
             }
-            HttpSession::H2(_) | HttpSession::Custom(()) => false,
+            HttpSession::H1(_) | HttpSession::H2(_) | HttpSession::Custom(()) => None,
         }
-    }
-
-    /// Sends bytes over an upgraded connection.
-    pub(crate) async fn upgraded_send(&mut self, part: Bytes) -> Result<(), Fault> {
-        self.session.write_request_body(part, false).await.map_err(|error| Fault::of(&error, false))?;
-        self.session.finish_request_body().await.map_err(|error| Fault::of(&error, false))
     }
 
     /// Puts the connection back into the pool, its answer read to the end.
     pub(crate) async fn release(self) {
-        let Self { session, hold, to, connector, .. } = self;
+        let Self { session, hold, to, connector, spent, .. } = self;
         match session {
+            mut session if spent => session.shutdown().await,
             HttpSession::H1(mut session) => {
                 session.respect_keepalive();
                 if let Some(stream) = session.reuse().await {
@@ -394,7 +435,9 @@ fn request_head(down: &Down, to: &Destination, out: &Outgoing) -> pingora_error:
     for (name, value) in &out.set {
         head.insert_header(name.clone(), value.clone())?;
     }
-    let has_body = had_length || !out.body.is_empty() || matches!(head.method, Method::POST | Method::PUT | Method::PATCH);
+    let has_body = had_length
+        || !out.body.is_empty()
+        || matches!(head.method, Method::POST | Method::PUT | Method::PATCH);
     if has_body && !out.upgrade {
         head.insert_header(header::CONTENT_LENGTH, out.body.len().to_string())?;
     }

@@ -28,7 +28,11 @@ fn options(sidecar: &Sidecar, sent: &Sent<'_>) -> Options {
     let answer = match sent.exchange.operation {
         Operation::Responses => Answer::Responses,
         Operation::Messages | Operation::CountTokens => Answer::Messages,
-        Operation::Chat | Operation::Embeddings | Operation::Mcp | Operation::ModelFree | Operation::Plain => Answer::Chat,
+        Operation::Chat
+        | Operation::Embeddings
+        | Operation::Mcp
+        | Operation::ModelFree
+        | Operation::Plain => Answer::Chat,
     };
     let limit = sent.held.reserved.output;
     Options {
@@ -50,8 +54,13 @@ pub(super) async fn streamed(sidecar: &Arc<Sidecar>, sent: Sent<'_>, down: &mut 
     let mut reply = head.into_reply(false);
     marks.put(Some(&headers), &mut reply);
     reply.remove(header::CONTENT_ENCODING);
-    let mut stream =
-        Stream { sidecar, watch: &mut watch, down, time: limits.time, bytes_left: limits.bytes.unwrap_or(u64::MAX) };
+    let mut stream = Stream {
+        sidecar,
+        watch: &mut watch,
+        down,
+        time: limits.time,
+        bytes_left: limits.bytes.unwrap_or(u64::MAX),
+    };
     let caller = exchange.caller.clone().unwrap_or_default();
     let mut judge = AnswerJudge { sidecar, exchange: &exchange, caller };
     let ended = match Inflate::of(&headers) {
@@ -221,12 +230,15 @@ pub(super) async fn whole(sidecar: &Arc<Sidecar>, sent: Sent<'_>, down: &mut Dow
         }
         Err(refusal) => {
             up.drop_rest().await;
-            return Err(refuse(sidecar, settlement, Answered { lost: true, ..Answered::default() }, refusal).await);
+            return Err(
+                refuse(sidecar, settlement, Answered { lost: true, ..Answered::default() }, refusal).await
+            );
         }
     };
     let caller = settlement.exchange.caller.clone().unwrap_or_default();
     let mut judge = AnswerJudge { sidecar, exchange: &settlement.exchange, caller };
-    let judges = matches!(settlement.exchange.operation, Operation::Chat | Operation::Responses | Operation::Messages);
+    let judges =
+        matches!(settlement.exchange.operation, Operation::Chat | Operation::Responses | Operation::Messages);
     let (body, usage, text) = if judges {
         match watch::whole(&options, body.clone(), &mut judge) {
             Ok((body, report)) => (body, report.usage, String::new()),
@@ -246,8 +258,15 @@ pub(super) async fn whole(sidecar: &Arc<Sidecar>, sent: Sent<'_>, down: &mut Dow
     };
     let text = if usage.output.is_none() { String::from_utf8_lossy(&body).into_owned() } else { text };
     if limits.bytes.is_some_and(|most| body.len() as u64 > most) {
-        let refusal = Refusal::new(Code::PolicyDenied, "constraint", "the answer is longer than the rule allows");
-        return Err(refuse(sidecar, settlement, Answered { usage, text, charged: true, ..Answered::default() }, refusal).await);
+        let refusal =
+            Refusal::new(Code::PolicyDenied, "constraint", "the answer is longer than the rule allows");
+        return Err(refuse(
+            sidecar,
+            settlement,
+            Answered { usage, text, charged: true, ..Answered::default() },
+            refusal,
+        )
+        .await);
     }
     let mut reply = head.into_reply(false);
     marks.put(Some(&headers), &mut reply);
@@ -262,7 +281,8 @@ pub(super) async fn whole(sidecar: &Arc<Sidecar>, sent: Sent<'_>, down: &mut Dow
         down.reply(reply, Length::Known(body.len())).await?;
         down.send(body, true).await
     };
-    let (end, code) = if sent.await.is_ok() { (End::Whole, None) } else { (End::Broken, Some("client_gone")) };
+    let (end, code) =
+        if sent.await.is_ok() { (End::Whole, None) } else { (End::Broken, Some("client_gone")) };
     charged.record(sidecar, code);
     Ok(end)
 }
@@ -278,7 +298,12 @@ pub(super) async fn free(sidecar: &Arc<Sidecar>, mut sent: Sent<'_>, down: &mut 
 }
 
 /// Settles a call whose answer the agent does not get.
-pub(super) async fn refuse(sidecar: &Sidecar, settlement: Settlement, mut answered: Answered, refusal: Refusal) -> Unsent {
+pub(super) async fn refuse(
+    sidecar: &Sidecar,
+    settlement: Settlement,
+    mut answered: Answered,
+    refusal: Refusal,
+) -> Unsent {
     let refused = settlement.exchange.clone().refuse(refusal.clone());
     answered.code = Some(refusal.code.as_str());
     settlement.settle(sidecar, answered).await;

@@ -21,12 +21,16 @@ pub(super) enum Inflate {
 impl Inflate {
     /// The decoder for an answer; the error names an encoding that is not known here.
     pub(super) fn of(headers: &HeaderMap) -> Result<Self, String> {
-        let encoding = headers.get(CONTENT_ENCODING).map(|value| value.to_str().unwrap_or("?").trim().to_ascii_lowercase());
+        let encoding = headers
+            .get(CONTENT_ENCODING)
+            .map(|value| value.to_str().unwrap_or("?").trim().to_ascii_lowercase());
         match encoding.as_deref() {
             None | Some("" | "identity") => Ok(Self::Identity),
             Some("gzip" | "x-gzip") => Ok(Self::Gzip(MultiGzDecoder::new(Vec::new()))),
             Some("deflate") => Ok(Self::Deflate(ZlibDecoder::new(Vec::new()))),
-            Some(other) => Err(format!("the answer is in content-encoding `{other}`, although `identity` was asked for")),
+            Some(other) => {
+                Err(format!("the answer is in content-encoding `{other}`, although `identity` was asked for"))
+            }
         }
     }
 

@@ -42,8 +42,13 @@ impl Judge for AnswerJudge<'_> {
                 audit::judged(&mut record, &grant);
                 // What cannot be carried out on a model's words is no leave to pass them on.
                 match grant.constraints.as_deref() {
-                    Some(limits) if !limits.set_args.is_empty() || !limits.drop_args.is_empty() || !limits.redact.is_empty() => {
-                        let reason = "a constraint that rewrites arguments cannot be applied to a model's tool call";
+                    Some(limits)
+                        if !limits.set_args.is_empty()
+                            || !limits.drop_args.is_empty()
+                            || !limits.redact.is_empty() =>
+                    {
+                        let reason =
+                            "a constraint that rewrites arguments cannot be applied to a model's tool call";
                         Err(Refusal::new(Code::PolicyDenied, grant.rule.clone(), reason))
                     }
                     Some(_) | None => Ok(()),

@@ -99,7 +99,12 @@ fn left(limit: Option<Duration>, exchange: &Exchange) -> Option<Duration> {
 }
 
 /// Relays a stream of JSON-RPC messages. The error is a stable code.
-async fn events(up: &mut Up<'_>, mut inflate: Inflate, sight: &Sight<'_>, down: &mut Down) -> Result<(), &'static str> {
+async fn events(
+    up: &mut Up<'_>,
+    mut inflate: Inflate,
+    sight: &Sight<'_>,
+    down: &mut Down,
+) -> Result<(), &'static str> {
     let mut splitter = Splitter::new(MAX_EVENT);
     loop {
         let part = tokio::select! {
@@ -111,7 +116,11 @@ async fn events(up: &mut Up<'_>, mut inflate: Inflate, sight: &Sight<'_>, down: 
         splitter.push(inflate.part(part).map_err(|_| "unjudgeable")?);
         while let Some(event) = splitter.next().map_err(|_| "unjudgeable")? {
             // Keep-alives and the like hold no message.
-            let shortened = if event.data.is_empty() { None } else { sight.of(&event.data).map_err(|_| "unjudgeable")? };
+            let shortened = if event.data.is_empty() {
+                None
+            } else {
+                sight.of(&event.data).map_err(|_| "unjudgeable")?
+            };
             let bytes = shortened.map_or_else(|| event.raw.clone(), |data| event.with_data(&data));
             down.send(bytes, false).await.map_err(|_| "client_gone")?;
         }
@@ -133,17 +142,28 @@ struct Sight<'a> {
 
 impl<'a> Sight<'a> {
     fn new(sidecar: &'a Sidecar, exchange: &'a Exchange) -> Self {
-        let topic = exchange.items.iter().map(|item| item.class.topic.as_ref()).find(|topic| topic.ends_with(".tools.list"));
-        let server = topic.and_then(|topic| topic.strip_prefix("mcp.")?.strip_suffix(".tools.list")).unwrap_or_default();
-        Self { sidecar, exchange, caller: exchange.caller.clone().unwrap_or_default(), server: server.to_owned() }
+        let topic = exchange
+            .items
+            .iter()
+            .map(|item| item.class.topic.as_ref())
+            .find(|topic| topic.ends_with(".tools.list"));
+        let server = topic
+            .and_then(|topic| topic.strip_prefix("mcp.")?.strip_suffix(".tools.list"))
+            .unwrap_or_default();
+        Self {
+            sidecar,
+            exchange,
+            caller: exchange.caller.clone().unwrap_or_default(),
+            server: server.to_owned(),
+        }
     }
 
     /// The message without what must not be seen; `None` when all of it may.
     fn of(&self, message: &[u8]) -> Result<Option<Bytes>, Refusal> {
         let shortened = listing::filter(message, &mut |tool| self.may_see(tool));
-        shortened
-            .map(|shortened| shortened.map(Bytes::from))
-            .map_err(|what| Refusal::new(Code::Unjudgeable, "dialect", format!("the server's answer cannot be read: {what}")))
+        shortened.map(|shortened| shortened.map(Bytes::from)).map_err(|what| {
+            Refusal::new(Code::Unjudgeable, "dialect", format!("the server's answer cannot be read: {what}"))
+        })
     }
 
     fn may_see(&self, tool: Listed<'_>) -> bool {

@@ -1,4 +1,4 @@
-//! Answers that pass as they come: plain HTTP, errors, WebSockets.
+//! Answers that pass as they come: plain HTTP, errors.
 
 use std::time::Duration;
 
@@ -20,7 +20,8 @@ pub(super) async fn plain(sidecar: &Sidecar, sent: Sent<'_>, down: &mut Down) ->
     let no_body = head.no_body;
     let headers = head.parts().headers.clone();
     let settlement = Settlement { exchange, held, model, judged, status };
-    let sized = headers.contains_key(header::CONTENT_LENGTH) && !headers.contains_key(header::TRANSFER_ENCODING);
+    let sized =
+        headers.contains_key(header::CONTENT_LENGTH) && !headers.contains_key(header::TRANSFER_ENCODING);
     let mut reply = head.into_reply(false);
     marks.put(Some(&headers), &mut reply);
     let length = if no_body || sized { Length::AsIs } else { Length::Streamed };
@@ -45,15 +46,24 @@ pub(super) async fn plain(sidecar: &Sidecar, sent: Sent<'_>, down: &mut Down) ->
 }
 
 /// Ends what a rule gives no more time.
-async fn within(left: Option<Duration>, parts: impl Future<Output = (Option<&'static str>, End)>) -> (Option<&'static str>, End) {
+async fn within(
+    left: Option<Duration>,
+    parts: impl Future<Output = (Option<&'static str>, End)>,
+) -> (Option<&'static str>, End) {
     match left {
         None => parts.await,
-        Some(left) => tokio::time::timeout(left, parts).await.unwrap_or((Some(Code::UpstreamTimeout.as_str()), End::Broken)),
+        Some(left) => tokio::time::timeout(left, parts)
+            .await
+            .unwrap_or((Some(Code::UpstreamTimeout.as_str()), End::Broken)),
     }
 }
 
 /// Relays the parts of a body, at most `most` bytes. The code says why it ended early.
-async fn parts(up: &mut crate::engine::Up<'_>, down: &mut Down, most: Option<u64>) -> (Option<&'static str>, End) {
+async fn parts(
+    up: &mut crate::engine::Up<'_>,
+    down: &mut Down,
+    most: Option<u64>,
+) -> (Option<&'static str>, End) {
     let mut left = most.unwrap_or(u64::MAX);
     loop {
         let part = tokio::select! {
@@ -89,46 +99,4 @@ async fn parts(up: &mut crate::engine::Up<'_>, down: &mut Down, most: Option<u64
             }
         }
     }
-}
-
-/// Relays an upgraded connection both ways until one side ends it.
-pub(super) async fn upgraded(sidecar: &Sidecar, sent: Sent<'_>, down: &mut Down) -> End {
-    let marks = Marks::of(&sent);
-    let Sent { exchange, held, model, judged, mut up, head, .. } = sent;
-    let settlement = Settlement { exchange, held, model, judged, status: 101 };
-    let headers = head.parts().headers.clone();
-    let mut reply = head.into_reply(true);
-    marks.put(Some(&headers), &mut reply);
-    let mut bytes = [0_u64; 2];
-    let mut code = None;
-    if down.reply(reply, Length::AsIs).await.is_err() {
-        code = Some("client_gone");
-    } else if !up.upgraded() {
-        code = Some("upgrade_failed");
-    }
-    while code.is_none() {
-        tokio::select! {
-            part = up.part() => match part {
-                Ok(Some(part)) => {
-                    bytes[1] += part.len() as u64;
-                    if down.send(part, false).await.is_err() {
-                        code = Some("client_gone");
-                    }
-                }
-                Ok(None) | Err(_) => break,
-            },
-            part = down.upgraded_part() => match part {
-                Ok(Some(part)) => {
-                    bytes[0] += part.len() as u64;
-                    if up.upgraded_send(part).await.is_err() {
-                        break;
-                    }
-                }
-                Ok(None) | Err(_) => break,
-            },
-        }
-    }
-    up.drop_rest().await;
-    settlement.settle(sidecar, Answered { code, bytes: Some(bytes), ..Answered::default() }).await;
-    End::Broken
 }

@@ -93,7 +93,12 @@ impl Charged {
 }
 
 /// The provider's figures; what it did not report is counted here and marked so.
-async fn completed(answered: Answered, facts: &ModelFacts, operation: sideguard_dialects::detect::Operation, body: Bytes) -> Usage {
+async fn completed(
+    answered: Answered,
+    facts: &ModelFacts,
+    operation: sideguard_dialects::detect::Operation,
+    body: Bytes,
+) -> Usage {
     let Answered { mut usage, text, more, .. } = answered;
     let needs_output = usage.output.is_none() && !facts.no_output;
     if usage.input.is_some() && !needs_output {

@@ -24,7 +24,10 @@ async fn a_missing_output_cap_is_put_in_and_nothing_else_changes() {
     let cap = body["max_completion_tokens"].as_u64().or_else(|| body["max_tokens"].as_u64());
     assert_eq!(cap, Some(16_384), "{sent}");
     let (head, tail) = asked.split_at(asked.len() - 1);
-    assert!(sent.contains(head) || sent.contains(tail) && sent.contains(&asked[2..asked.len() - 1]), "{sent}");
+    assert!(
+        sent.contains(head) || sent.contains(tail) && sent.contains(&asked[2..asked.len() - 1]),
+        "{sent}"
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -44,7 +47,8 @@ async fn a_cap_that_fits_goes_out_byte_for_byte() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn usage_is_asked_for_in_streams_and_hidden_from_who_did_not_ask() {
-    let answer = || [model::text("Hello"), model::finish("stop"), model::usage(10, 5), model::DONE.to_owned()];
+    let answer =
+        || [model::text("Hello"), model::finish("stop"), model::usage(10, 5), model::DONE.to_owned()];
     let fake = Fake::start(None, move |_| model::stream(answer().concat())).await;
     let sidecar = Sidecar::start(&setting::upstreams(&fake), &[("allow.yaml", ALLOW)]);
 
@@ -65,7 +69,11 @@ async fn usage_is_asked_for_in_streams_and_hidden_from_who_did_not_ask() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_stream_beyond_its_cap_is_cut_with_the_dialects_error() {
-    let chat = || (0..400).map(|_| model::text(&"wordy ".repeat(20))).collect::<String>() + &model::finish("stop") + model::DONE;
+    let chat = || {
+        (0..400).map(|_| model::text(&"wordy ".repeat(20))).collect::<String>()
+            + &model::finish("stop")
+            + model::DONE
+    };
     let messages = || {
         let delta = format!(
             r#"{{"type":"content_block_delta","index":0,"delta":{{"type":"text_delta","text":"{}"}}}}"#,
@@ -78,16 +86,25 @@ async fn a_stream_beyond_its_cap_is_cut_with_the_dialects_error() {
         events.extend(std::iter::repeat_n(delta.as_str(), 400));
         model::named(&events)
     };
-    let fake =
-        Fake::start(None, move |seen| model::stream(if seen.target.ends_with("messages") { messages() } else { chat() })).await;
+    let fake = Fake::start(None, move |seen| {
+        model::stream(if seen.target.ends_with("messages") { messages() } else { chat() })
+    })
+    .await;
     let budget = setting::budget(MILLION);
-    let sidecar = Sidecar::start(&setting::upstreams(&fake), &[("allow.yaml", ALLOW), ("budget.yaml", &budget)]);
+    let sidecar =
+        Sidecar::start(&setting::upstreams(&fake), &[("allow.yaml", ALLOW), ("budget.yaml", &budget)]);
 
-    let reply = client::post(&sidecar, model::CHAT, model::ask("hi", r#","stream":true,"max_tokens":50"#)).await;
+    let reply =
+        client::post(&sidecar, model::CHAT, model::ask("hi", r#","stream":true,"max_tokens":50"#)).await;
     let text = reply.text();
     assert_eq!(reply.status, 200);
     assert!(text.len() < chat().len() / 2, "{} bytes came through", text.len());
-    let last = text.trim_end().rsplit("\n\n").next().and_then(|event| event.strip_prefix("data: ")).expect("an event");
+    let last = text
+        .trim_end()
+        .rsplit("\n\n")
+        .next()
+        .and_then(|event| event.strip_prefix("data: "))
+        .expect("an event");
     let last: Value = serde_json::from_str(last).unwrap_or_else(|error| panic!("{error}: {last}"));
     assert_eq!(last["error"]["code"], "budget_exhausted", "{last}");
     assert!(!text.contains("[DONE]") && !text.contains(r#""finish_reason":"stop""#));

@@ -132,7 +132,8 @@ async fn an_allowed_call_arrives_byte_for_byte_and_is_on_record() {
             let reply = client::post(&sidecar, path, body).await;
             assert_eq!(reply.text(), answer(at, "search", streamed), "{path}, streamed: {streamed}");
             let call = reply.header("x-sideguard-call");
-            let judged = sidecar.recorded(|entry| entry["call"] == *call && entry["point"] == "llm.tool_call").await;
+            let judged =
+                sidecar.recorded(|entry| entry["call"] == *call && entry["point"] == "llm.tool_call").await;
             assert_eq!((judged.len(), &judged[0]["decision"]), (1, &json!("allow")), "{path}");
             assert_eq!(judged[0]["target"]["tool"], "search");
         }
@@ -148,15 +149,22 @@ async fn a_refused_call_is_replaced_by_words_that_name_the_rule() {
             let reply = client::post(&sidecar, path, body).await;
             let text = reply.text();
             assert_eq!(reply.status, 200);
-            assert!(text.contains("safety/block-destructive") && text.contains("Destructive operations blocked"), "{text}");
+            assert!(
+                text.contains("safety/block-destructive") && text.contains("Destructive operations blocked"),
+                "{text}"
+            );
             for part in ["call_a", "toolu_a", r#"\"cats\""#, "tool_use\"", "function_call_arguments"] {
                 assert!(!text.contains(part), "{path}, streamed: {streamed}: `{part}` in {text}");
             }
             let end = if path == MESSAGES { "end_turn" } else { "completed" };
             assert!(text.contains(end) || text.contains(r#""finish_reason":"stop""#), "{path}: {text}");
             let call = reply.header("x-sideguard-call");
-            let judged = sidecar.recorded(|entry| entry["call"] == *call && entry["point"] == "llm.tool_call").await;
-            assert_eq!((&judged[0]["decision"], &judged[0]["rule"]), (&json!("deny"), &json!("safety/block-destructive")));
+            let judged =
+                sidecar.recorded(|entry| entry["call"] == *call && entry["point"] == "llm.tool_call").await;
+            assert_eq!(
+                (&judged[0]["decision"], &judged[0]["rule"]),
+                (&json!("deny"), &json!("safety/block-destructive"))
+            );
         }
     }
 }
@@ -170,8 +178,13 @@ async fn a_refused_call_can_be_an_error_that_the_sdk_raises() {
         let reply = client::post(&sidecar, path, body).await;
         let text = reply.text();
         let last = text.trim_end().rsplit("\n\n").next().expect("an event");
-        let data: Value = last.lines().find_map(|line| line.strip_prefix("data: ")).and_then(|data| serde_json::from_str(data).ok()).expect("JSON");
-        let code = if path == MESSAGES { &data["error"]["details"]["error_code"] } else { &data["error"]["code"] };
+        let data: Value = last
+            .lines()
+            .find_map(|line| line.strip_prefix("data: "))
+            .and_then(|data| serde_json::from_str(data).ok())
+            .expect("JSON");
+        let code =
+            if path == MESSAGES { &data["error"]["details"]["error_code"] } else { &data["error"]["code"] };
         assert_eq!((reply.status, code), (200, &json!("policy_denied")), "{last}");
         assert!(path == model::CHAT || last.starts_with("event: error\n"), "{last}");
         assert!(!text.contains("cats") && !text.contains("[DONE]"), "{text}");
@@ -179,7 +192,8 @@ async fn a_refused_call_can_be_an_error_that_the_sdk_raises() {
     for (path, _, body) in requests("drop_table", false) {
         let reply = client::post(&sidecar, path, body).await;
         let data = reply.json();
-        let code = if path == MESSAGES { &data["error"]["details"]["error_code"] } else { &data["error"]["code"] };
+        let code =
+            if path == MESSAGES { &data["error"]["details"]["error_code"] } else { &data["error"]["code"] };
         assert_eq!((reply.status, code), (403, &json!("policy_denied")));
         assert_eq!(reply.header("x-should-retry"), "false");
     }
@@ -194,7 +208,9 @@ async fn arrived(body: &mut Incoming, wanted: &str) -> String {
             all.extend_from_slice(&frame.into_data().unwrap_or_default());
         }
     };
-    tokio::time::timeout(Duration::from_secs(10), reading).await.unwrap_or_else(|_| panic!("`{wanted}` does not arrive"));
+    tokio::time::timeout(Duration::from_secs(10), reading)
+        .await
+        .unwrap_or_else(|_| panic!("`{wanted}` does not arrive"));
     String::from_utf8_lossy(&all).into_owned()
 }
 

@@ -113,6 +113,7 @@ async fn wait(mut child: Child) -> ExitCode {
 
 /// The command's own status; 128 and the signal's number where one ended it.
 fn exit_code(status: ExitStatus) -> ExitCode {
-    let code = status.code().or_else(|| status.signal().map(|signal| signal.saturating_add(128))).unwrap_or(125);
+    let code =
+        status.code().or_else(|| status.signal().map(|signal| signal.saturating_add(128))).unwrap_or(125);
     ExitCode::from(u8::try_from(code).unwrap_or(125))
 }

@@ -60,7 +60,8 @@ impl Summary {
     }
 
     fn line(&self, record: &Record, mark: &str, colour: &str) {
-        let target = [record.target.tool.as_deref(), record.target.model.as_deref()].into_iter().flatten().next();
+        let target =
+            [record.target.tool.as_deref(), record.target.model.as_deref()].into_iter().flatten().next();
         let what = match target {
             Some(name) => name.to_owned(),
             None => format!("{} {}{}", record.target.method, record.target.host, record.target.path),
@@ -74,7 +75,8 @@ impl Summary {
 
 impl Watcher for Summary {
     fn seen(&self, record: &Record) {
-        let refused = record.decision.is_some_and(|decision| decision >= Decision::Throttle) && record.phase == Phase::Decision;
+        let refused = record.decision.is_some_and(|decision| decision >= Decision::Throttle)
+            && record.phase == Phase::Decision;
         {
             let mut sums = self.sums.lock();
             match record.phase {
@@ -95,7 +97,12 @@ impl Watcher for Summary {
             self.line(record, "deny", "\x1b[31m");
         } else if self.verbose && record.decision.is_some() && record.phase != Phase::Outcome {
             self.line(record, "allow", "\x1b[32m");
-        } else if record.phase == Phase::Control && record.code.as_deref().is_some_and(|code| code.starts_with("breaker") || code.ends_with("killed")) {
+        } else if record.phase == Phase::Control
+            && record
+                .code
+                .as_deref()
+                .is_some_and(|code| code.starts_with("breaker") || code.ends_with("killed"))
+        {
             self.line(record, record.code.as_deref().unwrap_or_default(), "\x1b[33m");
         }
     }

@@ -211,7 +211,9 @@ fn filings(matches: &Match) -> Vec<Filing> {
     for (any, key) in [(Kind::AnyTool, Key::Tools), (Kind::AnyModel, Key::Models)] {
         ways.extend(filing(matches.globs(key), |_| Some((any, whole(any, "")))));
     }
-    ways.extend(filing(&matches.topics, |glob| exact(Kind::Topic, glob).or_else(|| head(Kind::TopicHead, glob))));
+    ways.extend(filing(&matches.topics, |glob| {
+        exact(Kind::Topic, glob).or_else(|| head(Kind::TopicHead, glob))
+    }));
     ways.extend(filing(&matches.topics, |glob| {
         exact(Kind::Topic, glob).or_else(|| tail(Kind::TopicTail, glob))
     }));
@@ -234,7 +236,8 @@ fn filing(globs: &[Glob], key: impl Fn(&Glob) -> Option<(Kind, u64)>) -> Option<
         return None;
     }
     let keys = globs.iter().map(key).collect::<Option<Vec<_>>>()?;
-    let dots = globs.iter().map(|glob| glob.text().bytes().filter(|byte| parts(Kind::ToolHead, *byte)).count());
+    let dots =
+        globs.iter().map(|glob| glob.text().bytes().filter(|byte| parts(Kind::ToolHead, *byte)).count());
     Some(Filing { keys, dots: dots.max().unwrap_or(0) })
 }
 
