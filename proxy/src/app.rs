@@ -24,7 +24,7 @@ use sideguard_types::audit::{Phase, Record};
 use sideguard_types::call::Caller;
 use sideguard_types::resource::ProxySpec;
 use tokio::net::TcpListener;
-use tokio::sync::Semaphore;
+use tokio::sync::{Notify, Semaphore};
 
 use crate::admin::Admin;
 use crate::breaker::Breakers;
@@ -105,6 +105,8 @@ pub struct Sidecar {
     pub(crate) agent: Option<Arc<Caller>>,
     pub(crate) policy: ArcSwap<Policy>,
     pub(crate) ledger: Mutex<Ledger>,
+    /// Told whenever a call has given back what it held.
+    pub(crate) settled: Notify,
     pub(crate) log: Log,
     pub(crate) authority: Arc<Authority>,
     pub(crate) server_tls: Arc<rustls::ServerConfig>,
@@ -281,6 +283,7 @@ fn assemble(
         agent,
         policy: ArcSwap::from_pointee(policy),
         ledger: Mutex::new(files.ledger),
+        settled: Notify::new(),
         log: files.log,
         authority: files.authority,
         server_tls: files.server_tls,

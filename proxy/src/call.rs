@@ -277,6 +277,8 @@ pub(crate) struct ModelFacts {
     pub(crate) include_usage: bool,
     /// Upper bound of input tokens.
     pub(crate) input: Tokens,
+    /// Whether an output cap was put in on the way.
+    pub(crate) cap_sent: bool,
     /// Whether the provider counts no output for it (embeddings, count_tokens).
     pub(crate) no_output: bool,
 }

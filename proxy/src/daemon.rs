@@ -17,6 +17,14 @@ const DRAIN: Duration = Duration::from_secs(60);
 /// Runs until SIGTERM, SIGINT or `POST /drain`. Exit codes: 0, 64 for a bad configuration, 125 for anything else.
 pub async fn run(file: &Path, state: Option<PathBuf>, format: LogFormat) -> ExitCode {
     telemetry::start_logs("info", format);
+    // Before the ports are told: whoever knows them may send a signal at once.
+    let signals = match (signal::hangups(), signal::terminated()) {
+        (Ok(hangups), Ok(terminated)) => (hangups, terminated),
+        (Err(error), _) | (_, Err(error)) => {
+            eprintln!("sideguard: signals cannot be handled: {error}");
+            return ExitCode::from(125);
+        }
+    };
     let running = match start(file, state).await {
         Ok(running) => running,
         Err(error) => {
@@ -25,16 +33,9 @@ pub async fn run(file: &Path, state: Option<PathBuf>, format: LogFormat) -> Exit
         }
     };
     eprintln!("sideguard: outbound {} admin {}", running.outbound(), running.admin());
-    match serve(&running).await {
-        Ok(()) => {
-            running.stop(DRAIN).await;
-            ExitCode::SUCCESS
-        }
-        Err(error) => {
-            eprintln!("sideguard: signals cannot be handled: {error}");
-            ExitCode::from(125)
-        }
-    }
+    serve(&running, signals.0, signals.1).await;
+    running.stop(DRAIN).await;
+    ExitCode::SUCCESS
 }
 
 async fn start(file: &Path, state: Option<PathBuf>) -> Result<Running, StartError> {
@@ -43,14 +44,12 @@ async fn start(file: &Path, state: Option<PathBuf>) -> Result<Running, StartErro
     app::start(spec, &state, Vec::new(), Arc::new(Nobody)).await
 }
 
-async fn serve(running: &Running) -> std::io::Result<()> {
-    let mut hangups = signal::hangups()?;
-    let terminated = signal::terminated();
+async fn serve(running: &Running, mut hangups: signal::Hangups, terminated: impl Future<Output = ()>) {
     tokio::pin!(terminated);
     loop {
         tokio::select! {
-            ended = &mut terminated => return ended,
-            () = running.drain_asked() => return Ok(()),
+            () = &mut terminated => return,
+            () = running.drain_asked() => return,
             // A refused set is logged and counted there.
             Some(()) = hangups.recv() => { let _ = running.sidecar().reload(); }
         }

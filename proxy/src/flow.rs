@@ -33,7 +33,7 @@ async fn pass(sidecar: &Arc<Sidecar>, arrival: &Arrival, down: &mut Down) -> Res
     let identified = identify::identify(sidecar, accepted)?;
     let classified = classify::classify(sidecar, identified, &down.head().headers)?;
     let cleared = decide::decide(sidecar, classified)?;
-    let reserved = reserve::reserve(sidecar, cleared)?;
+    let reserved = reserve::reserve(sidecar, cleared).await?;
     let recorded = audit::intent(sidecar, reserved).await?;
     let sent = forward::forward(sidecar, recorded, down).await?;
     observe::observe(sidecar, sent, down).await

@@ -24,9 +24,11 @@ const DEFAULT_CAP: u64 = 16_384;
 const SMALLEST: u64 = 16;
 /// A refusal that asks to come back within this time is one that recovers soon.
 const SOON: Duration = Duration::from_secs(60);
+/// Longest time that a call waits for others to be settled.
+const SETTLING: Duration = Duration::from_millis(100);
 
 /// Holds the call's upper bound.
-pub(crate) fn reserve(sidecar: &Arc<Sidecar>, cleared: Cleared) -> Result<Reserved, Refused> {
+pub(crate) async fn reserve(sidecar: &Arc<Sidecar>, cleared: Cleared) -> Result<Reserved, Refused> {
     let Cleared { exchange, body, model, grants } = cleared;
     if let Err(refusal) = breakers(sidecar, &exchange) {
         return Err(exchange.refuse(refusal));
@@ -40,11 +42,47 @@ pub(crate) fn reserve(sidecar: &Arc<Sidecar>, cleared: Cleared) -> Result<Reserv
             "the agent is not known",
         )));
     };
-    let held = hold(sidecar, &exchange, &caller, model.as_ref(), constrained, &body.decoded);
+    let mut wanted = Wanted { model: model.as_ref(), constrained, body: &body.decoded, counted: None };
+    let held = match hold(sidecar, &exchange, &caller, &mut wanted) {
+        Err(crowded) if crowded.soon => {
+            Box::pin(once_settled(sidecar, &exchange, &caller, wanted, crowded)).await
+        }
+        held => held,
+    };
     match held {
-        Ok((held, cap)) => Ok(Reserved { exchange, body, model, grants, held, cap }),
-        Err(refusal) => Err(exchange.refuse(refusal)),
+        Ok((held, cap)) => {
+            let model = model.map(|facts| ModelFacts { cap_sent: cap.is_some(), ..facts });
+            Ok(Reserved { exchange, body, model, grants, held, cap })
+        }
+        Err(out) => {
+            let refusal = exhausted(sidecar, &out, exchange.at);
+            Err(exchange.refuse(refusal))
+        }
     }
+}
+
+/// Tries again while other calls are being settled, where nothing but what they hold is in the way: an agent may
+/// be faster than the settlement of the very call whose answer it has just read.
+async fn once_settled(
+    sidecar: &Arc<Sidecar>,
+    exchange: &Exchange,
+    caller: &Arc<Caller>,
+    mut wanted: Wanted<'_>,
+    mut crowded: Box<Exhausted>,
+) -> Result<(Held, Option<Tokens>), Box<Exhausted>> {
+    let trying = async {
+        loop {
+            // Made before the try, so that no settlement in between is missed.
+            let settled = sidecar.settled.notified();
+            match hold(sidecar, exchange, caller, &mut wanted) {
+                Err(still) if still.soon => crowded = still,
+                done => return done,
+            }
+            settled.await;
+        }
+    };
+    let tried = tokio::time::timeout(SETTLING, trying).await;
+    tried.unwrap_or(Err(crowded))
 }
 
 /// Refuses what a tripped breaker holds back.
@@ -123,22 +161,29 @@ pub(crate) fn changed(sidecar: &Sidecar, exchange: &Exchange, key: &str, change:
     sidecar.note(&record);
 }
 
+/// What a call wants of its budgets.
+struct Wanted<'a> {
+    model: Option<&'a ModelFacts>,
+    /// Largest output cap that its rules allow.
+    constrained: Option<Tokens>,
+    body: &'a [u8],
+    /// Its input tokens, once they had to be counted.
+    counted: Option<Tokens>,
+}
+
 /// Holds what the call may use; returns the output cap to send where it is not the agent's own.
 fn hold(
     sidecar: &Arc<Sidecar>,
     exchange: &Exchange,
     caller: &Arc<Caller>,
-    model: Option<&ModelFacts>,
-    constrained: Option<Tokens>,
-    body: &[u8],
-) -> Result<(Held, Option<Tokens>), Refusal> {
+    wanted: &mut Wanted<'_>,
+) -> Result<(Held, Option<Tokens>), Box<Exhausted>> {
+    let Wanted { model, constrained, body, ref mut counted } = *wanted;
     let who = subject(caller, exchange.session.as_deref(), model.map(|facts| facts.model.as_str()));
     let mut ledger = sidecar.ledger.lock();
     let room = ledger.room(&who, exchange.at);
     let Some(facts) = model else {
-        let reservation = ledger
-            .reserve(&who, Amounts::default(), exchange.at)
-            .map_err(|e| exhausted(sidecar, &e, exchange.at))?;
+        let reservation = ledger.reserve(&who, Amounts::default(), exchange.at)?;
         return Ok((Held::new(sidecar, caller, exchange, None, reservation, Amounts::default()), None));
     };
     let bound = bound(sidecar, facts, constrained, &room, facts.input);
@@ -146,11 +191,12 @@ fn hold(
         // The cheap bound does not fit: count properly before saying no.
         None => {
             drop(ledger);
-            let counted = counted(exchange, body).unwrap_or(facts.input).0.min(facts.input.0);
+            let count = || self::counted(exchange, body).unwrap_or(facts.input).min(facts.input);
+            let input = *counted.get_or_insert_with(count);
             ledger = sidecar.ledger.lock();
             let room = ledger.room(&who, exchange.at);
-            self::bound(sidecar, facts, constrained, &room, Tokens(counted)).unwrap_or(Bound {
-                input: Tokens(counted),
+            self::bound(sidecar, facts, constrained, &room, input).unwrap_or(Bound {
+                input,
                 output: Tokens(SMALLEST),
                 cap: None,
             })
@@ -159,8 +205,7 @@ fn hold(
     };
     let usd = sidecar.prices.of(&facts.model).bound(bound.input, bound.output.times(facts.choices));
     let want = Amounts { input: bound.input.0, output: bound.output.times(facts.choices).0, usd };
-    let reservation =
-        ledger.reserve(&who, want, exchange.at).map_err(|e| exhausted(sidecar, &e, exchange.at))?;
+    let reservation = ledger.reserve(&who, want, exchange.at)?;
     drop(ledger);
     Ok((Held::new(sidecar, caller, exchange, Some(facts.model.clone()), reservation, want), bound.cap))
 }
@@ -300,6 +345,7 @@ impl Held {
         self.dispatched = None;
         if let Some(reservation) = self.reservation.take() {
             self.sidecar.ledger.lock().cancel(reservation);
+            self.sidecar.settled.notify_waiters();
         }
     }
 
@@ -322,6 +368,7 @@ impl Held {
         if let Some(reservation) = self.reservation.take() {
             let now = clock::now();
             self.sidecar.ledger.lock().settle(reservation, used, now);
+            self.sidecar.settled.notify_waiters();
             let runaway = &self.sidecar.config.breakers.agent;
             if runaway.burn > 0 {
                 let key = self.sidecar.velocity_key(&("burn", &self.caller.agent));

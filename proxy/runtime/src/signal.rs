@@ -2,24 +2,28 @@
 
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
-/// Waits for the first SIGTERM or SIGINT.
+/// The first SIGTERM or SIGINT from now on: the handlers stand before this returns.
 ///
 /// # Errors
 /// When a handler cannot be installed.
-pub async fn terminated() -> std::io::Result<()> {
+pub fn terminated() -> std::io::Result<impl Future<Output = ()>> {
     let (mut term, mut int) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
-    tokio::select! {
-        _ = term.recv() => {}
-        _ = int.recv() => {}
-    }
-    Ok(())
+    Ok(async move {
+        tokio::select! {
+            _ = term.recv() => {}
+            _ = int.recv() => {}
+        }
+    })
 }
+
+/// SIGHUPs, one after the other.
+pub type Hangups = Signal;
 
 /// The stream of SIGHUPs, the request to read configuration again.
 ///
 /// # Errors
 /// When the handler cannot be installed.
-pub fn hangups() -> std::io::Result<Signal> {
+pub fn hangups() -> std::io::Result<Hangups> {
     signal(SignalKind::hangup())
 }
 

@@ -34,7 +34,9 @@ fn options(sidecar: &Sidecar, sent: &Sent<'_>) -> Options {
         | Operation::ModelFree
         | Operation::Plain => Answer::Chat,
     };
-    let limit = sent.held.reserved.output;
+    // Only a cap that was sent binds the provider; without one the reserve is a guess at what it may give.
+    let capped = sent.model.as_ref().is_some_and(|facts| facts.output_cap.is_some() || facts.cap_sent);
+    let limit = if capped { sent.held.reserved.output } else { 0 };
     Options {
         answer,
         hide_usage_chunk: sent.limits.hide_usage,
