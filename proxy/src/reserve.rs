@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use sideguard_dialects::request::{self, Request};
-use sideguard_policy::ledger::{Exhausted, Reservation, Room, Subject};
+use sideguard_policy::ledger::{Exhausted, Ledger, Reservation, Room, Subject};
 use sideguard_runtime::clock;
 use sideguard_types::audit::{Amounts, Phase, Record, Spend};
 use sideguard_types::call::Caller;
@@ -184,7 +184,18 @@ fn hold(
     let room = ledger.room(&who, exchange.at);
     let Some(facts) = model else {
         let reservation = ledger.reserve(&who, Amounts::default(), exchange.at)?;
-        return Ok((Held::new(sidecar, caller, exchange, None, reservation, Amounts::default()), None));
+        let mut held = Held::new(sidecar, caller, exchange, None, reservation, Amounts::default());
+        // Each tool call of a batch is a call.
+        for _ in 1..exchange.items.iter().filter(|item| item.tool.is_some()).count() {
+            match ledger.reserve(&who, Amounts::default(), exchange.at) {
+                Ok(reservation) => held.more.push(reservation),
+                Err(out) => {
+                    held.give_back(&mut ledger);
+                    return Err(out);
+                }
+            }
+        }
+        return Ok((held, None));
     };
     let bound = bound(sidecar, facts, constrained, &room, facts.input);
     let bound = match bound {
@@ -296,6 +307,8 @@ pub(crate) struct Held {
     model: Option<String>,
     session: Option<String>,
     reservation: Option<Reservation>,
+    /// The reservations of a batch's further calls.
+    more: Vec<Reservation>,
     pub(crate) reserved: Amounts,
     /// Id of the call once it may have taken effect: then a loss is recorded.
     dispatched: Option<String>,
@@ -316,6 +329,7 @@ impl Held {
             model,
             session: exchange.session.clone(),
             reservation: Some(reservation),
+            more: Vec::new(),
             reserved,
             dispatched: None,
         }
@@ -342,11 +356,15 @@ impl Held {
 
     /// Gives everything back: nothing left.
     pub(crate) fn release(mut self) {
+        let sidecar = Arc::clone(&self.sidecar);
+        self.give_back(&mut sidecar.ledger.lock());
+        sidecar.settled.notify_waiters();
+    }
+
+    /// As [`release`](Self::release), without a word to who waits for room.
+    fn give_back(&mut self, ledger: &mut Ledger) {
         self.dispatched = None;
-        if let Some(reservation) = self.reservation.take() {
-            self.sidecar.ledger.lock().cancel(reservation);
-            self.sidecar.settled.notify_waiters();
-        }
+        self.reservation.take().into_iter().chain(self.more.drain(..)).for_each(|one| ledger.cancel(one));
     }
 
     /// What is left to the caller in its budgets, as the reply's header says it.
@@ -367,19 +385,34 @@ impl Held {
     fn charge(&mut self, used: Amounts) {
         if let Some(reservation) = self.reservation.take() {
             let now = clock::now();
-            self.sidecar.ledger.lock().settle(reservation, used, now);
+            let mut ledger = self.sidecar.ledger.lock();
+            ledger.settle(reservation, used, now);
+            self.more.drain(..).for_each(|one| ledger.settle(one, Amounts::default(), now));
+            drop(ledger);
             self.sidecar.settled.notify_waiters();
             let runaway = &self.sidecar.config.breakers.agent;
             if runaway.burn > 0 {
                 let key = self.sidecar.velocity_key(&("burn", &self.caller.agent));
                 let tokens = used.input.saturating_add(used.output);
                 if self.sidecar.velocity.add(key, tokens, runaway.window.0, now) > runaway.burn {
-                    self.sidecar.runaways.hold_back(&self.caller.agent, now.plus(runaway.cooldown.0));
-                    self.sidecar.metrics.breaker("tripped");
-                    tracing::warn!(agent = %self.caller.agent, "agent burns tokens too fast: its calls are held back");
+                    self.burnt(now);
                 }
             }
         }
+    }
+
+    /// Holds back an agent that burns tokens too fast.
+    fn burnt(&self, now: Timestamp) {
+        let agent = &self.caller.agent;
+        self.sidecar.runaways.hold_back(agent, now.plus(self.sidecar.config.breakers.agent.cooldown.0));
+        self.sidecar.metrics.breaker("tripped");
+        tracing::warn!(%agent, "agent burns tokens too fast: its calls are held back");
+        let mut record = Record::new(Phase::Control, now);
+        record.tenant.clone_from(&self.caller.tenant);
+        record.agent.clone_from(agent);
+        record.code = Some("breaker_tripped".to_owned());
+        record.rule = format!("breaker/agent/{agent}");
+        self.sidecar.note(&record);
     }
 }
 

@@ -150,3 +150,35 @@ async fn a_rules_rate_lets_its_burst_through_and_says_when_to_come_back() {
     assert!((1..=60).contains(&wait));
     assert_eq!(fake.seen().len(), 3);
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_agent_that_burns_tokens_too_fast_is_held_back() {
+    let fake = Fake::start(None, |_| model::json(model::completion("ok", 50, 50))).await;
+    let spec =
+        setting::upstreams(&fake).replace("repeats: 0", "repeats: 0, burn: 250, window: 60s, cooldown: 30s");
+    let sidecar = Sidecar::start(&spec, &[("allow.yaml", ALLOW)]);
+    for number in 0..3 {
+        let reply = client::post(&sidecar, model::CHAT, model::ask(&format!("call {number}"), "")).await;
+        assert_eq!(reply.status, 200, "call {number}");
+    }
+    let held = client::post(&sidecar, model::CHAT, model::ask("more", "")).await;
+    assert_eq!((held.status, &held.json()["error"]["code"]), (503, &json!("breaker_tripped")));
+    assert_eq!(fake.seen().len(), 3);
+    sidecar.recorded(|entry| entry["code"] == "breaker_tripped" && entry["phase"] == "control").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_kill_file_stops_everything_and_its_removal_lets_go() {
+    let fake = Fake::json("{}").await;
+    let sidecar = Sidecar::start(&setting::upstreams(&fake), &[("allow.yaml", ALLOW)]);
+    let call = || async { client::gateway(&sidecar, "GET", "/web/x", &[], "").await };
+    assert_eq!(call().await.status, 200);
+    std::fs::write(sidecar.state().join("kill"), "").expect("a file");
+    sidecar.recorded(|entry| entry["code"] == "killed" && entry["phase"] == "control").await;
+    let seen = fake.seen().len();
+    let killed = call().await;
+    assert_eq!((killed.status, &killed.json()["code"], fake.seen().len()), (403, &json!("killed"), seen));
+    std::fs::remove_file(sidecar.state().join("kill")).expect("a file");
+    sidecar.recorded(|entry| entry["code"] == "unkilled").await;
+    assert_eq!(call().await.status, 200);
+}

@@ -1,5 +1,6 @@
 //! Budgets hold, whatever comes at once and whatever ends in between.
 
+mod accounts;
 mod caps;
 
 use std::sync::Arc;

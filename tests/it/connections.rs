@@ -63,6 +63,23 @@ async fn one_connection_of_http2_serves_an_http2_upstream() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_connection_at_rest_is_closed_after_the_idle_time() {
+    let fake = Fake::json("{}").await;
+    let spec = format!(
+        "  upstreams:\n    - {{name: up, baseUrl: \"{}\"}}\n  limits: {{idleTimeout: 1s}}\n",
+        fake.url()
+    );
+    let sidecar = Sidecar::start(&spec, &[("allow.yaml", ALLOW)]);
+    let mut tcp = TcpStream::connect(sidecar.outbound()).await.expect("the outbound port");
+    for _ in 0..2 {
+        tcp.write_all(b"GET /up/x HTTP/1.1\r\nHost: h\r\n\r\n").await.expect("a request");
+        let (head, _) = raw::message(&mut tcp).await;
+        assert!(head.starts_with("HTTP/1.1 200 "), "{head}");
+    }
+    raw::closed(&mut tcp).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_refusal_keeps_the_connection() {
     let (fake, sidecar) = echo().await;
     let mut kept = Kept::open(&sidecar).await;
@@ -78,16 +95,13 @@ async fn pipelined_requests_are_answered_in_order() {
     let (fake, sidecar) = echo().await;
     let mut tcp = TcpStream::connect(sidecar.outbound()).await.expect("the outbound port");
     let mut all = String::new();
+    let chunks = "Transfer-Encoding: chunked\r\n\r\n1;x=y\r\no\r\n1\r\nk\r\n0\r\n\r\n";
     for number in 0..20 {
-        match number % 3 {
-            0 => all += &format!("GET /up/{number} HTTP/1.1\r\nHost: h\r\n\r\n"),
-            1 => all += &format!("POST /up/{number} HTTP/1.1\r\nHost: h\r\nContent-Length: 2\r\n\r\nok"),
-            _ => {
-                all += &format!(
-                    "POST /up/{number} HTTP/1.1\r\nHost: h\r\nTransfer-Encoding: chunked\r\n\r\n1;x=y\r\no\r\n1\r\nk\r\n0\r\n\r\n"
-                )
-            }
-        }
+        all += &match number % 3 {
+            0 => format!("GET /up/{number} HTTP/1.1\r\nHost: h\r\n\r\n"),
+            1 => format!("POST /up/{number} HTTP/1.1\r\nHost: h\r\nContent-Length: 2\r\n\r\nok"),
+            _ => format!("POST /up/{number} HTTP/1.1\r\nHost: h\r\n{chunks}"),
+        };
     }
     tcp.write_all(all.as_bytes()).await.expect("requests");
     for number in 0..20 {

@@ -110,6 +110,17 @@ async fn a_malformed_request_after_a_good_one_ends_the_connection_too() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_space_in_the_target_never_reaches_the_upstream_as_one() {
+    let (fake, sidecar) = plain().await;
+    let request = "GET /up/x HTTP/1.1\x20y HTTP/1.1\r\nHost: h\r\nConnection: close\r\n\r\n";
+    let (reply, closed) = raw::exchange(sidecar.outbound(), request.as_bytes()).await;
+    assert!(closed && reply.matches("HTTP/1.1 ").count() == 1, "{reply}");
+    for seen in fake.seen() {
+        assert_eq!(seen.target, "/x%20HTTP/1.1%20y", "escaped, as it was judged and recorded");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_head_beyond_the_limit_is_refused() {
     let (fake, sidecar) = plain().await;
     let heads = [

@@ -111,6 +111,8 @@ async fn names_that_do_not_agree_are_refused_recorded_and_never_dialled() {
         ("a.test", "b.test", Version::Two, "a.test"),
         ("a.test", "a.test", Version::Two, "b.test"),
         ("a.test", "a.test", Version::Two, "127.0.0.1"),
+        ("127.0.0.1", "a.test", Version::One, "a.test"),
+        ("127.0.0.1", "a.test", Version::Two, "a.test"),
     ];
     for (number, (host, sni, version, claimed)) in cases.into_iter().enumerate() {
         let case = format!("CONNECT {host}, SNI {sni}, {version:?}, Host {claimed}");

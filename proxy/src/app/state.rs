@@ -97,29 +97,33 @@ fn restored(spool: &Path, mut ledger: Ledger, agent: Option<&Caller>) -> std::io
         now.0.saturating_sub(i64::try_from(LOOK_BACK.as_micros()).unwrap_or(i64::MAX)),
     );
     let filter = Filter { since: Some(since), ..Filter::default() };
-    let mut open: HashMap<String, Record> = HashMap::new();
+    // Each call with the number of tool calls that it is: a batch has several.
+    let mut open: HashMap<String, (Record, u64)> = HashMap::new();
     for entry in read::query(spool, &filter)? {
         let record = entry?.record;
         match record.phase {
             Phase::Intent => {
-                open.entry(record.call.clone()).or_insert(record);
+                let tools = u64::from(record.target.tool.is_some());
+                open.entry(record.call.clone())
+                    .and_modify(|(_, sum)| *sum += tools)
+                    .or_insert((record, tools));
             }
             Phase::Outcome => {
-                let intent = open.remove(&record.call);
                 let settled = record.budget.as_ref().and_then(|spend| spend.settled).unwrap_or_default();
-                charge(&mut ledger, agent, intent.as_ref().unwrap_or(&record), settled);
+                let (intent, tools) = open.remove(&record.call).unwrap_or((record, 1));
+                charge(&mut ledger, agent, &intent, tools, settled);
             }
             Phase::Decision | Phase::Control => {}
         }
     }
-    for intent in open.values() {
+    for (intent, tools) in open.values() {
         let reserved = intent.budget.as_ref().and_then(|spend| spend.reserved).unwrap_or_default();
-        charge(&mut ledger, agent, intent, reserved);
+        charge(&mut ledger, agent, intent, *tools, reserved);
     }
     Ok(ledger)
 }
 
-fn charge(ledger: &mut Ledger, agent: Option<&Caller>, record: &Record, used: Amounts) {
+fn charge(ledger: &mut Ledger, agent: Option<&Caller>, record: &Record, tools: u64, used: Amounts) {
     let none = std::collections::BTreeMap::new();
     let labels = agent.filter(|agent| agent.agent == record.agent).map_or(&none, |agent| &agent.labels);
     let who = Subject {
@@ -130,6 +134,9 @@ fn charge(ledger: &mut Ledger, agent: Option<&Caller>, record: &Record, used: Am
         model: record.target.model.as_deref(),
     };
     ledger.restore(&who, used, record.time);
+    for _ in 1..tools {
+        ledger.restore(&who, Amounts::default(), record.time);
+    }
 }
 
 /// The sidecar's id: made once, kept in the state directory.
