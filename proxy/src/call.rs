@@ -6,6 +6,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use sideguard_dialects::detect::Operation;
 use sideguard_dialects::refuse::Form;
+use sideguard_dialects::request::Changeable;
 use sideguard_policy::Grant;
 use sideguard_runtime::clock::{self, Stopwatch};
 use sideguard_runtime::secret::Secret;
@@ -277,6 +278,8 @@ pub(crate) struct ModelFacts {
     pub(crate) include_usage: bool,
     /// Upper bound of input tokens.
     pub(crate) input: Tokens,
+    /// Where its body can be changed.
+    pub(crate) changeable: Changeable,
     /// Whether an output cap was put in on the way.
     pub(crate) cap_sent: bool,
     /// Whether the provider counts no output for it (embeddings, count_tokens).

@@ -116,6 +116,7 @@ fn model_facts(sidecar: &Sidecar, request: &ModelRequest<'_>, provider: &str) ->
         output_cap: request.output_cap,
         choices: request.choices.max(1),
         include_usage: request.include_usage,
+        changeable: request.changeable(),
         cap_sent: false,
         input: request.input.strict.plus(Tokens(unseen)),
         no_output: matches!(request.op, Operation::Embeddings | Operation::CountTokens),

@@ -281,7 +281,13 @@ fn outgoing(
             remove.push(header::CONTENT_ENCODING);
         }
         let edited = edit::apply(&reserved.body.decoded, edits);
-        if request::read(reserved.exchange.operation, &edited).is_err() {
+        // Splices at places that the reader gave leave it readable; what a detector found can stand anywhere.
+        let anywhere = reserved
+            .grants
+            .iter()
+            .filter_map(|grant| grant.constraints.as_ref())
+            .any(|one| !one.redact.is_empty());
+        if anywhere && request::read(reserved.exchange.operation, &edited).is_err() {
             let reason = "the body could not be rewritten as a constraint asks";
             return Err(Box::new(Refusal::new(Code::Unjudgeable, "constraint", reason)));
         }
@@ -315,6 +321,9 @@ fn edits(sidecar: &Sidecar, reserved: &Reserved) -> Result<Vec<Edit>, Box<Refusa
     let changes_args = constraints().any(|one| !one.set_args.is_empty() || !one.drop_args.is_empty());
     let rewrite = constraints().find_map(|one| one.model.clone());
     match &reserved.model {
+        Some(_) if changes_args => {
+            return Err(refuse("a constraint that rewrites arguments does not fit a call to a model"));
+        }
         Some(facts) => {
             let change = Change {
                 output_cap: reserved.cap,
@@ -323,10 +332,7 @@ fn edits(sidecar: &Sidecar, reserved: &Reserved) -> Result<Vec<Edit>, Box<Refusa
                 include_usage: wants_usage(reserved),
             };
             if change.output_cap.is_some() || change.model.is_some() || change.include_usage {
-                let Ok(Request::Model(request)) = request::read(reserved.exchange.operation, decoded) else {
-                    return Err(refuse("the request can no longer be read"));
-                };
-                edits.extend(request.edits(&change));
+                edits.extend(facts.changeable.edits(&change));
             }
         }
         None if reserved.exchange.operation == Operation::Mcp && changes_args => {

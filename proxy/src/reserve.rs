@@ -30,7 +30,7 @@ const SETTLING: Duration = Duration::from_millis(100);
 /// Holds the call's upper bound.
 pub(crate) async fn reserve(sidecar: &Arc<Sidecar>, cleared: Cleared) -> Result<Reserved, Refused> {
     let Cleared { exchange, body, model, grants } = cleared;
-    if let Err(refusal) = breakers(sidecar, &exchange) {
+    if let Err(refusal) = runaway(sidecar, &exchange) {
         return Err(exchange.refuse(refusal));
     }
     let constrained =
@@ -51,6 +51,11 @@ pub(crate) async fn reserve(sidecar: &Arc<Sidecar>, cleared: Cleared) -> Result<
     };
     match held {
         Ok((held, cap)) => {
+            // Asked last: what passes a tripped breaker as its probe must reach the upstream.
+            if let Err(refusal) = upstream_ready(sidecar, &exchange) {
+                held.release();
+                return Err(exchange.refuse(refusal));
+            }
             let model = model.map(|facts| ModelFacts { cap_sent: cap.is_some(), ..facts });
             Ok(Reserved { exchange, body, model, grants, held, cap })
         }
@@ -85,8 +90,8 @@ async fn once_settled(
     tried.unwrap_or(Err(crowded))
 }
 
-/// Refuses what a tripped breaker holds back.
-fn breakers(sidecar: &Sidecar, exchange: &Exchange) -> Result<(), Refusal> {
+/// Refuses the calls of an agent that runs away.
+fn runaway(sidecar: &Sidecar, exchange: &Exchange) -> Result<(), Refusal> {
     let runaway = &sidecar.config.breakers.agent;
     let agent = exchange.caller.as_ref().map_or("", |caller| caller.agent.as_str());
     if let Some(until) = sidecar.runaways.held_back(agent, exchange.at) {
@@ -107,6 +112,11 @@ fn breakers(sidecar: &Sidecar, exchange: &Exchange) -> Result<(), Refusal> {
             return Err(run_away(sidecar, exchange, agent, &what));
         }
     }
+    Ok(())
+}
+
+/// Refuses what the upstream's tripped breaker holds back.
+fn upstream_ready(sidecar: &Sidecar, exchange: &Exchange) -> Result<(), Refusal> {
     let Some((key, spec)) = upstream_breaker(sidecar, exchange) else { return Ok(()) };
     let (answer, change) = sidecar.breakers.tell(&key, Event::Ask, &spec, exchange.at);
     if let Some(change) = change {

@@ -49,7 +49,6 @@ fn measure(set: &PolicySet, call: &Call<'_>) -> u128 {
 
 fn main() {
     let caller = Caller { tenant: "default".into(), agent: "agent-8".into(), ..Caller::default() };
-    println!("{:>7}  {:>12}  {:>12}", "rules", "no match, ns", "match, ns");
     for rules in [10, 1_000, 10_000] {
         // A file may have 1 MiB: many rules stand in several.
         let sources: Vec<Source> = (0..rules / 1_000 + 1)
@@ -80,6 +79,7 @@ fn main() {
             };
             measure(&set, &call)
         };
-        println!("{:>7}  {:>12}  {:>12}", set.rule_count(), time("list_customers"), time("tool_6"));
+        let (apart, matched) = (time("list_customers"), time("tool_6"));
+        println!("{:>7} rules: {matched} ns where one matches, {apart} ns where none does", set.rule_count());
     }
 }

@@ -10,7 +10,7 @@ use crate::detect::Operation;
 use crate::json::{self, JsonError, Kind, Member, Value};
 pub use bound::InputBound;
 pub use mcp::{McpMessage, McpRequest, header_mismatch};
-pub use model::{CapName, Change, ModelRequest};
+pub use model::{CapName, Change, Changeable, ModelRequest};
 
 /// A request that was read.
 #[derive(Debug, Clone)]

@@ -9,8 +9,10 @@ use std::process::{ExitCode, ExitStatus};
 use rustix::process::{Pid, Signal, kill_process};
 use sideguard_proxy::upstreams;
 use sideguard_runtime::environment;
+use sideguard_runtime::tasks::{self, Owned};
 use tokio::process::{Child, Command};
 use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::mpsc;
 
 /// What stands in a provider's key variable for the command: the real key stays with the sidecar.
 const PLACEHOLDER: &str = "sideguard";
@@ -38,8 +40,10 @@ pub(super) async fn run(command: &[String], proxy: SocketAddr, state: &Path) -> 
             None => command.env_remove(name),
         };
     }
+    // Before the command exists: a signal that comes between would end the sidecar and leave the command alone.
+    let (_listeners, signals) = listen();
     match command.spawn() {
-        Ok(child) => wait(child).await,
+        Ok(child) => wait(child, signals).await,
         Err(error) => {
             eprintln!("sideguard: cannot run `{program}`: {error}");
             ExitCode::from(if error.kind() == ErrorKind::NotFound { 127 } else { 126 })
@@ -71,9 +75,8 @@ fn variables(proxy: SocketAddr, ca: &Path) -> Vec<(&'static str, Option<String>)
     variables
 }
 
-/// Waits for the command and passes signals on to it.
-async fn wait(mut child: Child) -> ExitCode {
-    let pid = child.id().and_then(|id| Pid::from_raw(i32::try_from(id).unwrap_or(0)));
+/// Listens for the signals that are passed on, for as long as what is returned first lives.
+fn listen() -> (Vec<Owned>, mpsc::Receiver<Signal>) {
     // A terminal sends these to the whole foreground group: the command has them already.
     let terminal = std::io::stdin().is_terminal();
     let passed = [
@@ -84,20 +87,26 @@ async fn wait(mut child: Child) -> ExitCode {
         (SignalKind::interrupt(), Signal::INT, !terminal),
         (SignalKind::quit(), Signal::QUIT, !terminal),
     ];
-    let (send, mut signals) = tokio::sync::mpsc::channel(8);
+    let (send, signals) = mpsc::channel(8);
     let mut listeners = Vec::new();
     for (kind, number, pass) in passed {
         let Ok(mut stream) = signal(kind) else { continue };
         let send = send.clone();
-        let task = sideguard_runtime::tasks::spawn("signal", async move {
+        let task = tasks::spawn("signal", async move {
             while stream.recv().await.is_some() {
                 if pass && send.send(number).await.is_err() {
                     return;
                 }
             }
         });
-        listeners.push(sideguard_runtime::tasks::Owned::new(&task));
+        listeners.push(Owned::new(&task));
     }
+    (listeners, signals)
+}
+
+/// Waits for the command and passes signals on to it.
+async fn wait(mut child: Child, mut signals: mpsc::Receiver<Signal>) -> ExitCode {
+    let pid = child.id().and_then(|id| Pid::from_raw(i32::try_from(id).unwrap_or(0)));
     loop {
         tokio::select! {
             status = child.wait() => return status.map_or(ExitCode::from(125), exit_code),

@@ -109,21 +109,32 @@ pub struct Change {
     pub include_usage: bool,
 }
 
+/// Where a call can be changed, kept apart from the bytes that it was read from: they need not be read again.
+#[derive(Debug, Clone)]
+pub struct Changeable {
+    op: Operation,
+    /// Whether it is a chat stream whose client did not ask for usage.
+    lacks_usage: bool,
+    model: String,
+    places: Places,
+}
+
 impl ModelRequest<'_> {
-    /// The splices that make `change`. Everything else stays byte for byte; no change gives no splice.
+    /// Where it can be changed.
+    #[must_use]
+    pub fn changeable(&self) -> Changeable {
+        Changeable {
+            op: self.op,
+            lacks_usage: self.op == Operation::Chat && self.stream && !self.include_usage,
+            model: self.model.to_string(),
+            places: self.places.clone(),
+        }
+    }
+
+    /// The splices that make `change`; see [`Changeable::edits`].
     #[must_use]
     pub fn edits(&self, change: &Change) -> Vec<Edit> {
-        let mut edits = Vec::new();
-        if let Some(model) = change.model.as_deref().filter(|model| *model != self.model) {
-            edits.push(Edit::replace(self.places.model.clone(), Json::from(model).to_string()));
-        }
-        if let Some(cap) = change.output_cap {
-            self.cap_edits(cap, change.cap_name, &mut edits);
-        }
-        if change.include_usage && self.op == Operation::Chat && self.stream && !self.include_usage {
-            edits.push(self.usage_edit());
-        }
-        edits
+        self.changeable().edits(change)
     }
 
     /// A closer count of the input than its bound, never above it: the o200k count of all text that reaches
@@ -133,6 +144,25 @@ impl ModelRequest<'_> {
     #[must_use]
     pub fn counted(&self, body: &[u8]) -> Tokens {
         bound::counted(self, body).min(self.input.strict)
+    }
+}
+
+impl Changeable {
+    /// The splices that make `change` in the bytes that were read. Everything else stays byte for byte; no change gives
+    /// no splice.
+    #[must_use]
+    pub fn edits(&self, change: &Change) -> Vec<Edit> {
+        let mut edits = Vec::new();
+        if let Some(model) = change.model.as_deref().filter(|model| *model != self.model) {
+            edits.push(Edit::replace(self.places.model.clone(), Json::from(model).to_string()));
+        }
+        if let Some(cap) = change.output_cap {
+            self.cap_edits(cap, change.cap_name, &mut edits);
+        }
+        if change.include_usage && self.lacks_usage {
+            edits.push(self.usage_edit());
+        }
+        edits
     }
 
     fn cap_edits(&self, cap: Tokens, chat_name: CapName, edits: &mut Vec<Edit>) {
