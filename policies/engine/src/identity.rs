@@ -47,6 +47,14 @@ impl Identity {
     }
 }
 
+impl Identity {
+    /// Whether its egress lets it reach a host at all.
+    #[must_use]
+    pub fn may_reach(&self, host: &str) -> bool {
+        self.egress.is_empty() || self.egress.iter().any(|glob| glob.matches(host))
+    }
+}
+
 /// A right: a verb over topics.
 #[derive(Debug, Clone, PartialEq, Eq)]
 struct Capability {

@@ -5,6 +5,7 @@ mod decide;
 mod grant;
 mod index;
 mod matching;
+mod reach;
 mod rule;
 
 use std::sync::Arc;

@@ -88,6 +88,10 @@ impl fmt::Display for Point {
     }
 }
 
+/// Risk tag of a connection that is neither HTTP nor TLS. Only a rule that names the point [`Point::NetConnect`] lets one
+/// pass: a document's default, or a rule about everything, was not written with bytes in mind that nobody can judge.
+pub const RAW_TCP: &str = "raw_tcp";
+
 /// What kind of right a call needs; ordered, each includes the ones before it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]

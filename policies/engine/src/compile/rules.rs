@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use sideguard_types::call::Point;
 use sideguard_types::resource::{ContentMatch, DelegationMatch, MatchSpec, Per, RuleSpec};
 use sideguard_types::verdict::{Constraints, Decision};
 
@@ -61,6 +62,7 @@ pub(super) fn compile(
     let answer = Answer {
         rule: format!("{document}/{}", rule.id).into(),
         fallback: false,
+        connects: rule.matches.points.contains(&Point::NetConnect),
         decision: rule.decision,
         reason: reason.into(),
         constraints: rule.constraints.clone().map(Arc::new),
@@ -82,6 +84,7 @@ pub(super) fn default(checks: &mut Checks<'_>, document: &str, decision: Decisio
     Some(Answer {
         rule: format!("{document}/default").into(),
         fallback: true,
+        connects: false,
         decision,
         reason: reason.into(),
         constraints: None,

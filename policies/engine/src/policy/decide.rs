@@ -3,7 +3,7 @@
 use std::cmp::Reverse;
 use std::sync::Arc;
 
-use sideguard_types::call::{Call, Moment};
+use sideguard_types::call::{Call, Moment, Point, RAW_TCP};
 use sideguard_types::verdict::{Constraints, Decision, Mode, Verdict, Would};
 use smallvec::SmallVec;
 
@@ -78,13 +78,16 @@ pub(crate) struct Trial<'s, 'c> {
     call: &'c Call<'c>,
     enforced: Option<Say<'s>>,
     lenient: Option<Say<'s>>,
+    /// Nobody can judge what the call holds.
+    raw: bool,
     /// Constraints of all enforced documents that have any, with the rule that they come from.
     constraints: SmallVec<[(&'s Arc<str>, &'s Arc<Constraints>); 4]>,
 }
 
 impl<'s, 'c> Trial<'s, 'c> {
     pub(crate) fn new(set: &'s PolicySet, call: &'c Call<'c>) -> Self {
-        Self { set, call, enforced: None, lenient: None, constraints: SmallVec::new() }
+        let raw = call.point == Point::NetConnect && call.class.risk_tags.iter().any(|tag| tag == RAW_TCP);
+        Self { set, call, enforced: None, lenient: None, raw, constraints: SmallVec::new() }
     }
 
     /// Hears the defaults of the documents from `from` to before `to`, in which no rule matched.
@@ -106,6 +109,9 @@ impl<'s, 'c> Trial<'s, 'c> {
             Outcome::Applies => (answer.decision, None),
             Outcome::Fault(why) => (Decision::Deny, Some(why)),
         };
+        if self.raw && !answer.connects && decision < Decision::RequireApproval {
+            return;
+        }
         let mode = document.mode(self.call.point);
         if mode == Mode::Enforce && fault.is_none() {
             self.constraints

@@ -18,6 +18,8 @@ pub(crate) struct Answer {
     pub(crate) rule: Arc<str>,
     /// It is a document's default: at equal strictness a rule goes before it, because its reason says more.
     pub(crate) fallback: bool,
+    /// It names the point `net.connect`: only then does it let raw connections pass.
+    pub(crate) connects: bool,
     pub(crate) decision: Decision,
     pub(crate) reason: Arc<str>,
     pub(crate) constraints: Option<Arc<Constraints>>,

@@ -1,0 +1,98 @@
+//! The middle process: makes the namespaces and keeps them.
+
+use std::fs;
+
+use rustix::process::{Signal, getegid, geteuid, set_parent_process_death_signal};
+use rustix::thread::{
+    CapabilitySet, UnshareFlags, capabilities, configure_capability_in_ambient_set, set_capabilities,
+    unshare_unsafe,
+};
+
+use super::{Channel, Doing, IsolateError, NAMESPACES, Plan, network, view};
+use crate::isolate::channel::Opened;
+use crate::rules;
+
+/// The middle process, once the namespaces are made.
+pub struct Outer {
+    channel: Channel,
+    plan: Plan,
+}
+
+/// Makes the namespaces that the sidecar asks for and hands its ports back, then waits for the plan and arranges what
+/// the command will see. The next process that this thread starts is the first of a new PID namespace and runs
+/// [`inner`](super::inner). The caller must have no other thread.
+///
+/// # Errors
+/// What cannot be done here. Failures up to the handing over are told to the sidecar as well.
+pub fn outer(mut channel: Channel) -> Result<Outer, IsolateError> {
+    set_parent_process_death_signal(Some(Signal::KILL)).doing("end with the sidecar")?;
+    let setup = channel.hear()?;
+    let made = namespaces().and_then(|()| network::set_up(&setup));
+    match made {
+        Ok(inside) => channel.open(&inside)?,
+        Err(error) => {
+            channel.say(&Opened::Failed(error.to_string()))?;
+            return Err(error);
+        }
+    }
+    let plan: Plan = channel.hear()?;
+    view::arrange(&plan)?;
+    unshare(UnshareFlags::NEWPID)?;
+    Ok(Outer { channel, plan })
+}
+
+impl Outer {
+    /// What the command is.
+    #[must_use]
+    pub const fn plan(&self) -> &Plan {
+        &self.plan
+    }
+
+    /// Tells the sidecar what the rules have dropped. To be called when the command has ended.
+    pub fn finish(mut self) {
+        let dropped = rules::counters().unwrap_or_default();
+        // The sidecar may have ended before.
+        let _ = self.channel.say(&dropped);
+    }
+}
+
+fn namespaces() -> Result<(), IsolateError> {
+    let (uid, gid) = (geteuid(), getegid());
+    if uid.is_root() {
+        return unshare(UnshareFlags::NEWNET | UnshareFlags::NEWNS | UnshareFlags::NEWIPC);
+    }
+    unshare(UnshareFlags::NEWUSER)?;
+    for (file, text) in [
+        ("/proc/self/setgroups", "deny".to_owned()),
+        ("/proc/self/uid_map", format!("{0} {0} 1", uid.as_raw())),
+        ("/proc/self/gid_map", format!("{0} {0} 1", gid.as_raw())),
+    ] {
+        fs::write(file, text).map_err(|source| IsolateError::File {
+            doing: "map the user in",
+            path: file.into(),
+            source,
+        })?;
+    }
+    unshare(UnshareFlags::NEWNET | UnshareFlags::NEWNS | UnshareFlags::NEWIPC)?;
+    // The user is not root inside: what it executes has these capabilities only when they are ambient.
+    let all = capabilities(None).doing("read capabilities")?;
+    let mut sets = all;
+    sets.inheritable = all.permitted;
+    set_capabilities(None, sets).doing("hand on capabilities")?;
+    for capability in all.permitted.iter() {
+        configure_capability_in_ambient_set(capability, true).doing("hand on capabilities")?;
+    }
+    Ok(())
+}
+
+#[expect(unsafe_code, reason = "unsafe only with FILES, which no caller here passes")]
+fn unshare(flags: UnshareFlags) -> Result<(), IsolateError> {
+    debug_assert!(!flags.contains(UnshareFlags::FILES));
+    // SAFETY: descriptors stay shared between threads.
+    unsafe { unshare_unsafe(flags) }.doing(NAMESPACES)
+}
+
+/// Every capability that the kernel knows, one by one.
+pub(super) fn each_capability() -> impl Iterator<Item = CapabilitySet> {
+    (0..64).map(|bit| CapabilitySet::from_bits_retain(1 << bit))
+}
