@@ -2,6 +2,7 @@
 
 use std::borrow::Cow;
 use std::io::Read;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -203,6 +204,20 @@ fn route(policy: &Policy, arrival: &Arrival, down: &Down) -> Result<Route, Refus
         let upstream = policy.upstreams.at(tunnel, arrival.tls);
         return Ok(Route { to: tunnel.clone(), tls: arrival.tls, target, upstream });
     }
+    if let Some(origin) = arrival.origin {
+        let to = redirected_to(origin, &claimed).map_err(unjudgeable)?;
+        let target = match absolute(target) {
+            None => target.to_owned(),
+            Some((false, at, path)) if at.eq_ignore_ascii_case(&claimed) => path.to_owned(),
+            Some(_) => {
+                return Err(unjudgeable(
+                    "the absolute target leads elsewhere than the connection".to_owned(),
+                ));
+            }
+        };
+        let upstream = policy.upstreams.at(&to, false);
+        return Ok(Route { to, tls: false, target, upstream });
+    }
     if let Some((tls, at, path)) = absolute(target) {
         let to = HostPort::parse(at, if tls { 443 } else { 80 });
         let to = to.ok_or_else(|| unjudgeable(format!("`{at}` is not a host and port")))?;
@@ -210,6 +225,21 @@ fn route(policy: &Policy, arrival: &Arrival, down: &Down) -> Result<Route, Refus
         return Ok(Route { to, tls, target: path.to_owned(), upstream });
     }
     gateway(policy, target)
+}
+
+/// Where plain HTTP leads that was going to `origin`: to the host that it names, at the same port.
+fn redirected_to(origin: SocketAddr, claimed: &str) -> Result<HostPort, String> {
+    let address = origin.ip().to_canonical();
+    if claimed.is_empty() {
+        return Ok(HostPort { host: address.to_string(), port: origin.port() });
+    }
+    let to = HostPort::parse(claimed, origin.port());
+    let to = to.ok_or_else(|| format!("`Host`: `{claimed}` is not a host and port"))?;
+    let other = to.host.parse::<IpAddr>().is_ok_and(|named| named.to_canonical() != address);
+    if other || to.port != origin.port() {
+        return Err(format!("`Host` names `{claimed}`, but the connection leads to `{origin}`"));
+    }
+    Ok(to)
 }
 
 /// A gateway path: its first segment names the upstream.
@@ -290,7 +320,20 @@ pub(crate) fn inflate(decoder: impl Read, max: usize) -> std::io::Result<Option<
 
 #[cfg(test)]
 mod tests {
-    use super::{absolute, well_formed};
+    use super::{absolute, redirected_to, well_formed};
+
+    #[test]
+    fn redirected_plain_http_goes_where_it_was_going() {
+        let origin = "198.51.100.7:8080".parse().expect("an address");
+        let to = |claimed: &str| redirected_to(origin, claimed).map(|to| format!("{}:{}", to.host, to.port));
+        assert_eq!(to("api.example:8080"), Ok("api.example:8080".to_owned()));
+        assert_eq!(to("API.example"), Ok("api.example:8080".to_owned()));
+        assert_eq!(to("198.51.100.7:8080"), Ok("198.51.100.7:8080".to_owned()));
+        assert_eq!(to(""), Ok("198.51.100.7:8080".to_owned()));
+        for claimed in ["api.example:80", "198.51.100.8:8080", "a b", "api.example:x"] {
+            assert!(to(claimed).is_err(), "{claimed}");
+        }
+    }
 
     #[test]
     fn heads_that_two_parsers_could_read_in_two_ways_are_refused() {

@@ -13,6 +13,7 @@ use std::time::Duration;
 use arc_swap::ArcSwap;
 use parking_lot::Mutex;
 use sideguard_capture::ca::Authority;
+use sideguard_capture::rules;
 use sideguard_policy::ledger::Ledger;
 use sideguard_policy::redact::Detectors;
 use sideguard_policy::source::Source;
@@ -23,7 +24,6 @@ use sideguard_runtime::{admin, clock, signal, tasks};
 use sideguard_types::audit::{Phase, Record};
 use sideguard_types::call::Caller;
 use sideguard_types::resource::ProxySpec;
-use tokio::net::TcpListener;
 use tokio::sync::{Notify, Semaphore};
 
 use crate::admin::Admin;
@@ -32,6 +32,8 @@ use crate::config::{self, ConfigError, Process};
 use crate::engine::{self, Connector, Trust};
 use crate::feed::{self, Policy, PolicyError};
 use crate::metrics::Metrics;
+use crate::nameserver::{self, NameServer};
+use crate::ports::{self, Door, Ports, Uids};
 use crate::prices::Prices;
 use crate::rates::Rates;
 use crate::resolve::Resolver;
@@ -103,6 +105,8 @@ impl HostList {
 pub struct Sidecar {
     pub(crate) config: ProxySpec,
     pub(crate) agent: Option<Arc<Caller>>,
+    pub(crate) uids: Uids,
+    pub(crate) nameserver: NameServer,
     pub(crate) policy: ArcSwap<Policy>,
     pub(crate) ledger: Mutex<Ledger>,
     /// Told whenever a call has given back what it held.
@@ -217,10 +221,11 @@ pub struct Running {
     outbound: SocketAddr,
     admin: SocketAddr,
     tasks: Vec<tasks::Owned>,
-    accepting: tasks::Owned,
+    accepting: Vec<tasks::Owned>,
 }
 
-/// Starts a sidecar: `state` is its directory, `given` are policy texts beside the configured files.
+/// Starts a sidecar: `state` is its directory, `given` are policy texts beside the configured files, `ports` are where
+/// agents come in.
 ///
 /// # Errors
 /// Why it cannot start. Configuration and policy are checked before any port opens.
@@ -228,28 +233,57 @@ pub async fn start(
     spec: ProxySpec,
     state: &Path,
     given: Vec<Source>,
+    ports: Ports,
     watcher: Arc<dyn Watcher>,
 ) -> Result<Running, StartError> {
     signal::survive_file_size_limit().map_err(|error| StartError::State(error.to_string()))?;
     let sidecar = Arc::new(assemble(spec, state, given, watcher)?);
-    let outbound = listen(&sidecar.config.listen.outbound).await?;
-    let admin = listen(&sidecar.config.listen.admin).await?;
-    let address =
-        |listener: &TcpListener| listener.local_addr().map_err(|error| StartError::State(error.to_string()));
-    let (outbound_at, admin_at) = (address(&outbound)?, address(&admin)?);
+    let shut = |(address, source)| StartError::Listen { address, source };
+    let opened = ports::open(&sidecar.config, ports).await.map_err(shut)?;
+    let admin = ports::listen(&sidecar.config.listen.admin).await.map_err(shut)?;
+    let admin_at = admin.local_addr().map_err(|error| StartError::State(error.to_string()))?;
+    let outbound_at = opened.doors.first().map(|door| door.at);
+    let outbound_at = outbound_at.ok_or_else(|| StartError::State("there is no outbound port".to_owned()))?;
     let token = state::admin_token(state).map_err(StartError::State)?;
     let answer = Arc::new(Admin { sidecar: Arc::clone(&sidecar), token: Secret::new(token) });
-    let accepting = tasks::Owned::new(&tasks::spawn("accept", accept(outbound, Arc::clone(&sidecar))));
-    let tasks = vec![
+    let most = usize::try_from(sidecar.config.limits.max_connections).unwrap_or(usize::MAX);
+    let places = Arc::new(Semaphore::new(most.min(Semaphore::MAX_PERMITS)));
+    let accepting = opened.doors.into_iter().map(|door| {
+        let accept = accept(Arc::new(door), Arc::clone(&places), Arc::clone(&sidecar));
+        tasks::Owned::new(&tasks::spawn("accept", accept))
+    });
+    let accepting = accepting.collect();
+    let mut tasks = vec![
         tasks::Owned::new(&tasks::spawn("admin", admin::serve(admin, answer))),
         tasks::Owned::new(&tasks::spawn("look", look(Arc::clone(&sidecar)))),
     ];
+    for socket in opened.dns_udp {
+        let serve = nameserver::serve_udp(socket, Arc::clone(&sidecar));
+        tasks.push(tasks::Owned::new(&tasks::spawn("dns-udp", serve)));
+    }
+    for listener in opened.dns_tcp {
+        let serve = nameserver::serve_tcp(listener, Arc::clone(&sidecar));
+        tasks.push(tasks::Owned::new(&tasks::spawn("dns-tcp", serve)));
+    }
     let mut record = Record::new(Phase::Control, clock::now());
     record.code = Some("start".to_owned());
     record.policy_digest = sidecar.policy.load().set.digest().to_string();
     sidecar.note(&record);
     state::write_ports(state, outbound_at, admin_at).map_err(StartError::State)?;
     Ok(Running { sidecar, outbound: outbound_at, admin: admin_at, tasks, accepting })
+}
+
+/// Ports of this host that configured upstreams are at. What is wrong with configuration or policy is found here too,
+/// before anything is started.
+///
+/// # Errors
+/// As for [`start`].
+pub fn local_ports(spec: &ProxySpec, given: &[Source]) -> Result<Vec<u16>, StartError> {
+    config::check(spec)?;
+    let mut sources = feed::read(&spec.policies)?;
+    sources.extend(given.iter().cloned());
+    let policy = feed::build(&sources, &spec.upstreams, &Process)?;
+    Ok(policy.upstreams.local_ports().collect())
 }
 
 fn assemble(
@@ -264,7 +298,8 @@ fn assemble(
     sources.extend(given.iter().cloned());
     let policy = feed::build(&sources, &config.upstreams, &Process)?;
     let ledger = Ledger::new(policy.set.budgets()).map_err(|error| PolicyError::Budget(error.to_string()))?;
-    let resolver = Resolver::new(&config.hosts, config.limits.connect_timeout.0).map_err(value)?;
+    let resolver = Resolver::new(&config.hosts, &config.private, config.limits.connect_timeout.0);
+    let resolver = resolver.map_err(value)?;
     let prices = Prices::new(&config.prices).map_err(value)?;
     let agent = config.agent.as_ref().map(config::caller);
     // A second provider in the process would make rustls refuse to choose; the first one installed stays.
@@ -281,6 +316,8 @@ fn assemble(
         intercept: HostList(config.tls.intercept.iter().map(|host| host.to_ascii_lowercase()).collect()),
         passthrough: HostList(config.tls.passthrough.iter().map(|host| host.to_ascii_lowercase()).collect()),
         agent,
+        uids: Uids::new(&config),
+        nameserver: NameServer::default(),
         policy: ArcSwap::from_pointee(policy),
         ledger: Mutex::new(files.ledger),
         settled: Notify::new(),
@@ -306,24 +343,16 @@ fn assemble(
     })
 }
 
-async fn listen(address: &str) -> Result<TcpListener, StartError> {
-    TcpListener::bind(address)
-        .await
-        .map_err(|source| StartError::Listen { address: address.to_owned(), source })
-}
-
-async fn accept(listener: TcpListener, sidecar: Arc<Sidecar>) {
-    let most = usize::try_from(sidecar.config.limits.max_connections).unwrap_or(usize::MAX);
-    let places = Arc::new(Semaphore::new(most.min(Semaphore::MAX_PERMITS)));
+async fn accept(door: Arc<Door>, places: Arc<Semaphore>, sidecar: Arc<Sidecar>) {
     loop {
         // When all places are taken further connections wait in the kernel's queue.
         let Ok(place) = Arc::clone(&places).acquire_owned().await else { return };
-        match listener.accept().await {
+        match door.listener.accept().await {
             Ok((tcp, from)) => {
-                let sidecar = Arc::clone(&sidecar);
+                let (door, sidecar) = (Arc::clone(&door), Arc::clone(&sidecar));
                 tasks::spawn_plain(async move {
                     sidecar.metrics.connected();
-                    engine::accept(tcp, from, Arc::clone(&sidecar)).await;
+                    engine::accept(tcp, from, &door, Arc::clone(&sidecar)).await;
                     sidecar.metrics.disconnected();
                     drop(place);
                 });
@@ -350,6 +379,7 @@ async fn look(sidecar: Arc<Sidecar>) {
             sidecar.note(&record);
             tracing::warn!(killed, "kill switch changed");
         }
+        sidecar.nameserver.close(&sidecar, false);
         let now = feed::stamp(&sidecar.config.policies);
         if now != stamp {
             stamp = now;
@@ -372,6 +402,25 @@ impl Running {
         self.admin
     }
 
+    /// Certificate of the sidecar's authority, in PEM.
+    #[must_use]
+    pub fn authority(&self) -> &str {
+        self.sidecar.authority.pem()
+    }
+
+    /// Puts what the rules of a namespace have dropped on record: packets by kind.
+    pub fn dropped(&self, packets: [u64; rules::DROPPED.len()]) {
+        if packets.iter().all(|count| *count == 0) {
+            return;
+        }
+        let told = rules::DROPPED.iter().zip(packets).filter(|(_, count)| *count > 0);
+        let told: Vec<String> = told.map(|(kind, count)| format!("{count} {kind}")).collect();
+        let mut record = Record::new(Phase::Control, clock::now());
+        record.code = Some("packets_dropped".to_owned());
+        record.reason = format!("packets that the namespace's rules dropped: {}", told.join(", "));
+        self.sidecar.note(&record);
+    }
+
     /// The sidecar itself.
     #[must_use]
     pub const fn sidecar(&self) -> &Arc<Sidecar> {
@@ -391,6 +440,7 @@ impl Running {
             tracing::warn!(busy = self.sidecar.drain.count(), "calls were still under way at the deadline");
         }
         drop(self.tasks);
+        self.sidecar.nameserver.close(&self.sidecar, true);
         let mut record = Record::new(Phase::Control, clock::now());
         record.code = Some("stop".to_owned());
         self.sidecar.note(&record);

@@ -17,6 +17,7 @@ use sideguard_types::time::Timestamp;
 use sideguard_types::units::{MicroUsd, Tokens};
 
 use crate::feed::Policy;
+use crate::ports::Whose;
 use crate::upstreams::Upstream;
 
 /// A host name or address, lower case, and a port.
@@ -72,11 +73,15 @@ pub(crate) struct Arrival {
     pub(crate) sni: Option<String>,
     /// Key that CONNECT brought as the proxy password.
     pub(crate) key: Option<Secret<String>>,
+    /// Where it was going before it was redirected here.
+    pub(crate) origin: Option<SocketAddr>,
+    /// Whose it is, as far as the kernel tells.
+    pub(crate) whose: Whose,
 }
 
 impl Arrival {
-    pub(crate) const fn direct(from: SocketAddr) -> Self {
-        Self { from, tunnel: None, tls: false, sni: None, key: None }
+    pub(crate) const fn new(from: SocketAddr, origin: Option<SocketAddr>, whose: Whose) -> Self {
+        Self { from, tunnel: None, tls: false, sni: None, key: None, origin, whose }
     }
 }
 

@@ -10,6 +10,7 @@ use sideguard_runtime::{environment, signal};
 
 use crate::app::{self, Nobody, Running, StartError};
 use crate::config;
+use crate::ports::Ports;
 
 /// Longest time that calls under way are waited for at the end.
 const DRAIN: Duration = Duration::from_secs(60);
@@ -41,7 +42,7 @@ pub async fn run(file: &Path, state: Option<PathBuf>, format: LogFormat) -> Exit
 async fn start(file: &Path, state: Option<PathBuf>) -> Result<Running, StartError> {
     let spec = config::load(file)?;
     let state = state.or_else(|| spec.state.clone()).unwrap_or_else(environment::state_directory);
-    app::start(spec, &state, Vec::new(), Arc::new(Nobody)).await
+    app::start(spec, &state, Vec::new(), Ports::Configured, Arc::new(Nobody)).await
 }
 
 async fn serve(running: &Running, mut hangups: signal::Hangups, terminated: impl Future<Output = ()>) {

@@ -7,6 +7,7 @@
 mod cork;
 mod down;
 mod front;
+mod redirected;
 mod up;
 mod wire;
 

@@ -30,7 +30,7 @@ pub(crate) async fn serve(sidecar: &Arc<Sidecar>, arrival: &Arrival, mut down: D
 
 async fn pass(sidecar: &Arc<Sidecar>, arrival: &Arrival, down: &mut Down) -> Result<End, Unsent> {
     let accepted = accept::accept(sidecar, arrival, down).await?;
-    let identified = identify::identify(sidecar, accepted)?;
+    let identified = identify::identify(sidecar, &arrival.whose, accepted)?;
     let classified = classify::classify(sidecar, identified, &down.head().headers)?;
     let cleared = decide::decide(sidecar, classified)?;
     let reserved = reserve::reserve(sidecar, cleared).await?;

@@ -75,12 +75,9 @@ pub(crate) async fn forward<'s>(
         Ok(out) => out,
         Err(refusal) => return Err(abandon(sidecar, reserved, *refusal).into()),
     };
-    let address = match sidecar.resolver.resolve(&route.to).await {
+    let address = match sidecar.resolver.resolve(&route).await {
         Ok(address) => address,
-        Err(what) => {
-            let refusal = Refusal::new(Code::UpstreamUnreachable, "upstream", what);
-            return Err(abandon(sidecar, reserved, refusal).into());
-        }
+        Err(refusal) => return Err(abandon(sidecar, reserved, refusal).into()),
     };
     let to = Destination {
         address,

@@ -1,5 +1,5 @@
-//! Stage 2: whose call it is. From a key, or from the configuration where the port belongs to one agent; never
-//! from anything else that the agent says.
+//! Stage 2: whose call it is. From the kernel where agents are told apart by port or uid, else from a key, or from the
+//! configuration where there is but one agent; never from anything else that the agent says.
 
 use std::sync::Arc;
 
@@ -12,11 +12,12 @@ use sideguard_types::refusal::{Code, Refusal};
 use crate::app::Sidecar;
 use crate::call::{Accepted, Identified, Refused};
 use crate::feed::Policy;
+use crate::ports::Whose;
 
 /// Finds the agent.
-pub(crate) fn identify(sidecar: &Sidecar, accepted: Accepted) -> Result<Identified, Refused> {
+pub(crate) fn identify(sidecar: &Sidecar, whose: &Whose, accepted: Accepted) -> Result<Identified, Refused> {
     let Accepted { mut exchange, body, key } = accepted;
-    match caller(sidecar, &exchange.policy, key.as_ref()) {
+    match caller(sidecar, &exchange.policy, whose, key.as_ref()) {
         Ok(caller) => {
             exchange.caller = Some(caller);
             Ok(Identified { exchange, body })
@@ -25,12 +26,21 @@ pub(crate) fn identify(sidecar: &Sidecar, accepted: Accepted) -> Result<Identifi
     }
 }
 
-/// The agent that `key` belongs to; without a key, the agent that the port belongs to.
+/// The agent that the kernel tells; else the one that `key` belongs to; without a key, the configured one.
 pub(crate) fn caller(
     sidecar: &Sidecar,
     policy: &Policy,
+    whose: &Whose,
     key: Option<&Secret<String>>,
 ) -> Result<Arc<Caller>, Refusal> {
+    match whose {
+        // A key, of its own or stolen, makes it nobody else.
+        Whose::Agents(agent) => return Ok(Arc::clone(agent)),
+        Whose::Stranger => {
+            return Err(unauthenticated("no agent has the uid that this connection comes from"));
+        }
+        Whose::Open => {}
+    }
     match (key, &sidecar.agent) {
         (Some(key), own) => match (policy.set.identity_by_key(key.expose().as_bytes()), own) {
             (Some(identity), _) => Ok(Arc::new(identity.caller.clone())),

@@ -1,10 +1,14 @@
-//! Names to addresses: static ones first, then the system's resolver, remembered for a short time.
+//! Names to addresses: static ones first, then the system's resolver, remembered for a short time. The address that is
+//! checked here is the one that is dialled.
 
 use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
-use crate::call::HostPort;
+use sideguard_capture::address::{self, Exemption, Kind};
+use sideguard_types::refusal::{Code, Refusal};
+
+use crate::call::{HostPort, Route};
 
 /// How long an answer of the system's resolver is used.
 const REMEMBERED: Duration = Duration::from_secs(30);
@@ -13,16 +17,22 @@ const REMEMBERED: Duration = Duration::from_secs(30);
 #[derive(Debug)]
 pub(crate) struct Resolver {
     fixed: BTreeMap<String, SocketAddr>,
+    exempt: Vec<Exemption>,
     recent: moka::sync::Cache<HostPort, SocketAddr>,
     timeout: Duration,
 }
 
 impl Resolver {
-    /// A resolver with static entries (`host` or `host:port` to `address:port`).
+    /// A resolver with static entries (`host` or `host:port` to `address:port`) and with the addresses that may be
+    /// reached although they are not public.
     ///
     /// # Errors
-    /// The entry whose address is not one.
-    pub(crate) fn new(fixed: &BTreeMap<String, String>, timeout: Duration) -> Result<Self, String> {
+    /// The entry that is not one.
+    pub(crate) fn new(
+        fixed: &BTreeMap<String, String>,
+        private: &[String],
+        timeout: Duration,
+    ) -> Result<Self, String> {
         let fixed = fixed
             .iter()
             .map(|(name, address)| match address.parse() {
@@ -32,31 +42,122 @@ impl Resolver {
                 )),
             })
             .collect::<Result<_, _>>()?;
+        let exempt = private
+            .iter()
+            .map(|text| Exemption::parse(text).map_err(|error| format!("private: {error}")))
+            .collect::<Result<_, _>>()?;
         let recent = moka::sync::Cache::builder().max_capacity(4_096).time_to_live(REMEMBERED).build();
-        Ok(Self { fixed, recent, timeout })
+        Ok(Self { fixed, exempt, recent, timeout })
     }
 
-    /// The address to dial for a name.
-    pub(crate) async fn resolve(&self, to: &HostPort) -> Result<SocketAddr, String> {
+    /// The address to dial for a route.
+    ///
+    /// # Errors
+    /// When its host has none, or only such as may not be reached.
+    pub(crate) async fn resolve(&self, route: &Route) -> Result<SocketAddr, Refusal> {
+        let to = &route.to;
+        let listed =
+            route.upstream.as_ref().is_some_and(|upstream| upstream.written && upstream.base.to == *to);
         if let Ok(address) = to.host.parse::<IpAddr>() {
-            return Ok(SocketAddr::new(address, to.port));
+            let address = SocketAddr::new(address, to.port);
+            // An upstream's address that is written out is listed by that.
+            return if listed { Ok(address) } else { self.permitted(address, to).map(|()| address) };
         }
-        if !self.fixed.is_empty() {
-            let with_port = self.fixed.get(&format!("{}:{}", to.host, to.port));
-            if let Some(address) = with_port.or_else(|| self.fixed.get(&to.host)) {
-                return Ok(*address);
-            }
-        }
-        if let Some(address) = self.recent.get(to) {
+        if let Some(address) = self.fixed(to) {
             return Ok(address);
         }
+        if let Some(address) = self.recent.get(to) {
+            return self.checked(&[address], to, listed);
+        }
+        let unreachable = |what: String| Refusal::new(Code::UpstreamUnreachable, "upstream", what);
         let lookup = tokio::time::timeout(self.timeout, tokio::net::lookup_host((to.host.as_str(), to.port)));
-        let found = Box::pin(lookup).await.map_err(|_| format!("resolving `{}` took too long", to.host))?;
-        let address = found
-            .map_err(|error| format!("`{}` cannot be resolved: {error}", to.host))?
-            .next()
-            .ok_or_else(|| format!("`{}` has no address", to.host))?;
+        let found = Box::pin(lookup)
+            .await
+            .map_err(|_| unreachable(format!("resolving `{}` took too long", to.host)))?
+            .map_err(|error| unreachable(format!("`{}` cannot be resolved: {error}", to.host)))?;
+        let found: Vec<SocketAddr> = found.collect();
+        if found.is_empty() {
+            return Err(unreachable(format!("`{}` has no address", to.host)));
+        }
+        let address = self.checked(&found, to, listed)?;
         self.recent.insert(to.clone(), address);
         Ok(address)
+    }
+
+    fn fixed(&self, to: &HostPort) -> Option<SocketAddr> {
+        if self.fixed.is_empty() {
+            return None;
+        }
+        let with_port = self.fixed.get(&format!("{}:{}", to.host, to.port));
+        with_port.or_else(|| self.fixed.get(&to.host)).copied()
+    }
+
+    /// The first address that may be reached. The operator's own upstreams may be on a private network, but not where
+    /// clouds have their metadata services.
+    fn checked(&self, found: &[SocketAddr], to: &HostPort, listed: bool) -> Result<SocketAddr, Refusal> {
+        let inner = |address: &SocketAddr| {
+            listed && matches!(address::kind(address.ip()), Kind::Private | Kind::Loopback)
+        };
+        let mut refusal = None;
+        for address in found {
+            match self.permitted(*address, to) {
+                Ok(()) => return Ok(*address),
+                Err(_) if inner(address) => return Ok(*address),
+                Err(why) => refusal = refusal.or(Some(why)),
+            }
+        }
+        Err(refusal.unwrap_or_else(|| Refusal::new(Code::UpstreamUnreachable, "upstream", "no address")))
+    }
+
+    fn permitted(&self, address: SocketAddr, to: &HostPort) -> Result<(), Refusal> {
+        let kind = address::kind(address.ip());
+        if kind == Kind::Public || self.exempt.iter().any(|one| one.holds(address.ip(), address.port())) {
+            return Ok(());
+        }
+        let reason = format!("`{}` leads to {}, which is a {} address", to.host, address.ip(), kind.as_str());
+        let mut refusal = Refusal::new(Code::PolicyDenied, "private", reason);
+        refusal.hint =
+            Some(format!("where that is meant, list `{address}` under `private`, or as an upstream"));
+        Err(refusal)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+    use std::time::Duration;
+
+    use sideguard_types::refusal::Code;
+
+    use super::Resolver;
+    use crate::call::{HostPort, Route};
+
+    fn resolver(private: &[&str]) -> Resolver {
+        let fixed = BTreeMap::from([("crm.example".to_owned(), "127.0.0.1:9443".to_owned())]);
+        let private: Vec<String> = private.iter().map(|text| (*text).to_owned()).collect();
+        Resolver::new(&fixed, &private, Duration::from_secs(5)).expect("a resolver")
+    }
+
+    fn to(text: &str) -> Route {
+        let to = HostPort::parse(text, 80).expect("host and port");
+        Route { to, tls: false, target: "/".to_owned(), upstream: None }
+    }
+
+    #[tokio::test]
+    async fn what_is_not_public_is_refused_unless_listed() {
+        let strict = resolver(&[]);
+        for text in
+            ["127.0.0.1:80", "10.0.0.1", "169.254.169.254", "[::1]:80", "[::ffff:10.0.0.1]", "localhost"]
+        {
+            let refusal = strict.resolve(&to(text)).await.expect_err(text);
+            assert_eq!((refusal.code, &*refusal.rule), (Code::PolicyDenied, "private"), "{text}");
+        }
+        assert!(strict.resolve(&to("8.8.8.8")).await.is_ok());
+        assert!(strict.resolve(&to("crm.example")).await.is_ok_and(|address| address.port() == 9443));
+        let listed = resolver(&["127.0.0.1:8000", "10.0.0.0/8"]);
+        assert!(listed.resolve(&to("127.0.0.1:8000")).await.is_ok());
+        assert!(listed.resolve(&to("127.0.0.1:8001")).await.is_err());
+        assert!(listed.resolve(&to("10.9.8.7")).await.is_ok());
+        assert!(Resolver::new(&BTreeMap::new(), &["10.0.0".to_owned()], Duration::ZERO).is_err());
     }
 }

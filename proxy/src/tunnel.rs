@@ -1,19 +1,19 @@
-//! CONNECT: what is opened and judged inside, what is tunnelled closed, and what is refused.
+//! CONNECT, and redirected connections that are no HTTP: what is opened and judged inside, what is tunnelled closed, and
+//! what is refused.
 
-use std::net::SocketAddr;
 use std::sync::Arc;
 
 use bytes::Bytes;
 use sideguard_dialects::refuse::{self, Form};
 use sideguard_runtime::clock;
 use sideguard_types::audit::Phase;
-use sideguard_types::call::{Class, Point, Verb};
+use sideguard_types::call::{Class, Point, RAW_TCP, Verb};
 use sideguard_types::refusal::{Code, Refusal};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
 use crate::app::Sidecar;
-use crate::call::{Arrival, Exchange, Item, Refused, Route};
+use crate::call::{Arrival, Exchange, HostPort, Item, Refused, Route};
 use crate::{audit, decide, identify};
 
 /// What becomes of a CONNECT.
@@ -39,7 +39,7 @@ pub(crate) async fn plan(sidecar: &Sidecar, arrival: &Arrival) -> Plan {
     let mut exchange = Exchange::new(policy, "CONNECT");
     exchange.route = Some(Route { target: String::new(), tls: to.port == 443, upstream: None, to });
     // Whoever is not known is told so here, where clients expect it (RFC 9110, section 11.7).
-    match identify::caller(sidecar, &exchange.policy, arrival.key.as_ref()) {
+    match identify::caller(sidecar, &exchange.policy, &arrival.whose, arrival.key.as_ref()) {
         Ok(caller) => exchange.caller = Some(caller),
         Err(mut refusal) => {
             refusal.status = 407;
@@ -50,15 +50,67 @@ pub(crate) async fn plan(sidecar: &Sidecar, arrival: &Arrival) -> Plan {
     if sidecar.opens(host) {
         return Plan::Open;
     }
-    match pass(sidecar, exchange).await {
+    match pass(sidecar, exchange, Inside::Closed).await {
         Ok(passage) => Plan::Pass(Box::new(passage)),
         Err(refused) => refuse(sidecar, refused),
     }
 }
 
+/// What a tunnel that stays closed holds.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Inside {
+    /// TLS to a host whose TLS policy leaves closed, or whatever CONNECT to such a host brings.
+    Closed,
+    /// Neither TLS nor HTTP.
+    Raw,
+}
+
+/// Judges, records and connects a redirected connection to `to` whose content stays closed.
+pub(crate) async fn redirected(
+    sidecar: &Sidecar,
+    arrival: &Arrival,
+    to: HostPort,
+    inside: Inside,
+) -> Result<Passage, Refused> {
+    let mut exchange =
+        Exchange::new(sidecar.policy.load_full(), if inside == Inside::Raw { "TCP" } else { "TLS" });
+    exchange.route = Some(Route { target: String::new(), tls: inside == Inside::Closed, upstream: None, to });
+    match identify::caller(sidecar, &exchange.policy, &arrival.whose, None) {
+        Ok(caller) => exchange.caller = Some(caller),
+        Err(refusal) => return Err(exchange.refuse(refusal)),
+    }
+    pass(sidecar, exchange, inside).await
+}
+
+/// Records a redirected connection that is refused; it is closed without a word that its protocol would have.
+pub(crate) fn turned_away(sidecar: &Sidecar, mut refused: Refused) {
+    for (_, refusal) in &mut refused.refusals {
+        refusal.call.clone_from(&refused.exchange.id);
+    }
+    if let Some(first) = refused.first() {
+        sidecar.metrics.refused(first.code);
+        audit::refused(sidecar, &refused, 0);
+    }
+}
+
+/// The refusal of a connection that cannot be judged.
+pub(crate) fn unjudgeable(
+    sidecar: &Sidecar,
+    arrival: &Arrival,
+    to: HostPort,
+    what: &str,
+    reason: impl Into<String>,
+) -> Refused {
+    let mut exchange = Exchange::new(sidecar.policy.load_full(), what);
+    exchange.caller = identify::caller(sidecar, &exchange.policy, &arrival.whose, arrival.key.as_ref()).ok();
+    exchange.route = Some(Route { target: String::new(), tls: what == "TLS", upstream: None, to });
+    exchange.items.push(connect_item(&exchange, Inside::Closed));
+    exchange.refuse(Refusal::new(Code::Unjudgeable, "connection", reason))
+}
+
 /// Judges, records and connects a tunnel whose content stays closed.
-async fn pass(sidecar: &Sidecar, mut exchange: Exchange) -> Result<Passage, Refused> {
-    exchange.items.push(connect_item(&exchange));
+async fn pass(sidecar: &Sidecar, mut exchange: Exchange, inside: Inside) -> Result<Passage, Refused> {
+    exchange.items.push(connect_item(&exchange, inside));
     let (Some(caller), Some(route)) = (exchange.caller.clone(), exchange.route.clone()) else {
         return Err(exchange.refuse(Refusal::new(Code::Unjudgeable, "route", "no destination")));
     };
@@ -102,7 +154,7 @@ async fn pass(sidecar: &Sidecar, mut exchange: Exchange) -> Result<Passage, Refu
 
 async fn dial(sidecar: &Sidecar, route: &Route) -> Result<TcpStream, Refusal> {
     let unreachable = |what: String| Refusal::new(Code::UpstreamUnreachable, "upstream", what);
-    let address: SocketAddr = sidecar.resolver.resolve(&route.to).await.map_err(unreachable)?;
+    let address = sidecar.resolver.resolve(route).await?;
     let limit = sidecar.config.limits.connect_timeout.0;
     match tokio::time::timeout(limit, TcpStream::connect(address)).await {
         Ok(Ok(far)) => Ok(far),
@@ -115,14 +167,14 @@ async fn dial(sidecar: &Sidecar, route: &Route) -> Result<TcpStream, Refusal> {
     }
 }
 
-fn connect_item(exchange: &Exchange) -> Item {
-    let host = exchange.route.as_ref().map_or("", |route| route.to.host.as_str());
-    let class = Class {
-        topic: format!("net.{host}.connect").into(),
-        alias: None,
-        verb: Verb::Write,
-        risk_tags: vec!["unclassified".into()],
+fn connect_item(exchange: &Exchange, inside: Inside) -> Item {
+    let (host, port) =
+        exchange.route.as_ref().map_or(("", 0), |route| (route.to.host.as_str(), route.to.port));
+    let (topic, tags) = match inside {
+        Inside::Closed => (format!("net.{host}.connect"), vec!["unclassified".into()]),
+        Inside::Raw => (format!("net.{host}.{port}"), vec![RAW_TCP.into(), "unclassified".into()]),
     };
+    let class = Class { topic: topic.into(), alias: None, verb: Verb::Write, risk_tags: tags };
     Item {
         point: Point::NetConnect,
         class,
@@ -135,6 +187,21 @@ fn connect_item(exchange: &Exchange) -> Item {
 }
 
 impl Passage {
+    /// The host that it was allowed for.
+    pub(crate) fn host(&self) -> &str {
+        self.exchange.route.as_ref().map_or("", |route| route.to.host.as_str())
+    }
+
+    /// Gives it up unused: not a byte has gone out.
+    pub(crate) fn give_up(self: Box<Self>, sidecar: &Sidecar, reason: &str) {
+        let mut outcome = self.exchange.record(Phase::Outcome, None);
+        outcome.code = Some(Code::Unjudgeable.as_str().to_owned());
+        reason.clone_into(&mut outcome.reason);
+        outcome.bytes = Some([0, 0]);
+        sidecar.metrics.refused(Code::Unjudgeable);
+        sidecar.note(&outcome);
+    }
+
     /// Carries bytes both ways until both sides have ended, or neither spoke for the idle time.
     pub(crate) async fn carry(self: Box<Self>, near: TcpStream, early: Bytes, sidecar: &Arc<Sidecar>) {
         let busy = sidecar.drain.busy();
@@ -178,18 +245,6 @@ async fn copy(
     // The other side may be gone already.
     let _ = to.shutdown().await;
     total
-}
-
-/// Records bytes inside an opened tunnel that are neither TLS nor HTTP; the connection is closed.
-pub(crate) fn unreadable(sidecar: &Sidecar, arrival: &Arrival) {
-    let mut exchange = Exchange::new(sidecar.policy.load_full(), "CONNECT");
-    exchange.caller = identify::caller(sidecar, &exchange.policy, arrival.key.as_ref()).ok();
-    exchange.route =
-        arrival.tunnel.clone().map(|to| Route { target: String::new(), tls: false, upstream: None, to });
-    exchange.items.push(connect_item(&exchange));
-    let refusal = Refusal::new(Code::Unjudgeable, "dialect", "the tunnel holds neither TLS nor HTTP");
-    sidecar.metrics.refused(refusal.code);
-    audit::refused(sidecar, &exchange.refuse(refusal), 0);
 }
 
 fn refuse(sidecar: &Sidecar, mut refused: Refused) -> Plan {

@@ -99,6 +99,8 @@ pub(crate) struct Upstream {
     pub(crate) dialect: Option<Dialect>,
     pub(crate) credential: Option<(HeaderName, Secret<HeaderValue>)>,
     pub(crate) breaker: Option<BreakerSpec>,
+    /// Whether its address is the operator's word or its own nature, so that it need not be a public one.
+    pub(crate) written: bool,
 }
 
 /// Why an upstream cannot be used as it is written.
@@ -163,6 +165,12 @@ impl Upstreams {
         self.by_address.get(&(to.clone(), tls)).cloned()
     }
 
+    /// Ports of this host that upstreams are at.
+    pub(crate) fn local_ports(&self) -> impl Iterator<Item = u16> {
+        let local = |to: &&HostPort| matches!(to.host.as_str(), "127.0.0.1" | "localhost");
+        self.by_name.values().map(|upstream| &upstream.base.to).filter(local).map(|to| to.port)
+    }
+
     /// All names.
     pub(crate) fn names(&self) -> impl Iterator<Item = &str> {
         self.names.iter().map(String::as_str)
@@ -177,7 +185,16 @@ fn built_in_upstream(built_in: &BuiltIn, fill: &dyn Fill) -> Option<Upstream> {
     let base = Base::parse(built_in.url)?;
     // A host that is governed but not spoken keeps no dialect of its own: `detect` refuses it.
     let dialect = provider_of_host(&base.to.host).map_or(built_in.dialect, |provider| provider.dialect);
-    Some(Upstream { name: built_in.name.to_owned(), base, dialect: Some(dialect), credential, breaker: None })
+    // The one that runs on this host.
+    let written = base.to.host == "127.0.0.1";
+    Some(Upstream {
+        name: built_in.name.to_owned(),
+        base,
+        dialect: Some(dialect),
+        credential,
+        breaker: None,
+        written,
+    })
 }
 
 fn written_upstream(
@@ -205,7 +222,8 @@ fn written_upstream(
     let dialect = spec.dialect.or_else(|| replaced.and_then(|upstream| upstream.dialect));
     let same_host = replaced.filter(|upstream| upstream.base.to == base.to && upstream.base.tls == base.tls);
     let credential = credential.or_else(|| same_host.and_then(|upstream| upstream.credential.clone()));
-    Ok(Upstream { name: name.to_owned(), base, dialect, credential, breaker: spec.breaker.clone() })
+    let breaker = spec.breaker.clone();
+    Ok(Upstream { name: name.to_owned(), base, dialect, credential, breaker, written: true })
 }
 
 #[cfg(test)]

@@ -25,6 +25,17 @@ struct Arguments {
 enum Verb {
     /// Runs a command under a sidecar.
     Run(run::Arguments),
+    /// A part of `run`: makes the namespaces.
+    #[command(name = "__outer", hide = true)]
+    Outer { end: i32 },
+    /// A part of `run`: the first process inside.
+    #[command(name = "__inner", hide = true)]
+    Inner {
+        #[arg(long)]
+        user: String,
+        #[arg(trailing_var_arg = true, required = true)]
+        command: Vec<String>,
+    },
     /// Runs the sidecar or egress gateway as a daemon.
     Proxy(proxy::Arguments),
     /// Checks, tests, explains and formats policies; works offline.
@@ -45,6 +56,8 @@ fn main() -> ExitCode {
     let arguments = Arguments::parse();
     match arguments.verb {
         Verb::Run(arguments) => in_runtime(|| run::run(arguments)),
+        Verb::Outer { end } => run::isolated::outer(end),
+        Verb::Inner { user, command } => run::isolated::inner(&user, &command),
         Verb::Proxy(arguments) => in_runtime(|| proxy::run(arguments)),
         Verb::Policy(verb) => policy::run(verb),
         Verb::Audit(verb) => audit::run(verb),

@@ -1,6 +1,7 @@
 //! `sideguard run`: a sidecar for one command, on embedded defaults.
 
 mod child;
+pub(crate) mod isolated;
 mod summary;
 
 use std::path::{Path, PathBuf};
@@ -11,7 +12,9 @@ use std::time::Duration;
 use anyhow::{Context, bail};
 use clap::ValueEnum;
 use sideguard_policy::source::Source;
-use sideguard_proxy::app::{self, Running, StartError};
+use sideguard_proxy::app::{self, StartError};
+use sideguard_proxy::config::ConfigError;
+use sideguard_proxy::ports::Ports;
 use sideguard_runtime::telemetry::{self, LogFormat};
 use sideguard_runtime::{clock, environment, id};
 use sideguard_types::resource::{Listen, Metadata, ProxySpec};
@@ -36,6 +39,18 @@ pub(crate) struct Arguments {
     /// How the command is kept from going past the sidecar.
     #[arg(long, value_enum, default_value_t = Isolate::Auto)]
     isolate: Isolate,
+    /// User to run the command as: NAME, UID or UID:GID. Only root can; by default whoever called sudo.
+    #[arg(long, value_name = "USER")]
+    user: Option<String>,
+    /// Port of this host that the command may reach at 127.0.0.1, through the sidecar. Can be given again.
+    #[arg(long, value_name = "PORT")]
+    local: Vec<u16>,
+    /// Address or block that is not public but may be reached, such as `10.0.0.0/8`. Can be given again.
+    #[arg(long, value_name = "ADDRESS")]
+    private: Vec<String>,
+    /// Where a host is, as curl's --resolve: `crm.example=127.0.0.1:9443`. Can be given again.
+    #[arg(long, value_name = "HOST[:PORT]=ADDRESS:PORT")]
+    resolve: Vec<String>,
     /// Control service to join.
     #[arg(long, value_name = "URL")]
     control: Option<String>,
@@ -79,9 +94,6 @@ pub(crate) async fn run(arguments: Arguments) -> ExitCode {
 }
 
 async fn governed(arguments: &Arguments) -> anyhow::Result<ExitCode> {
-    if arguments.isolate == Isolate::Netns {
-        bail!("`--isolate netns` is not in this version; `--isolate env` sets the proxy variables");
-    }
     if arguments.control.is_some() {
         bail!("`--control` is not in this version; leave it out to use embedded defaults");
     }
@@ -91,17 +103,16 @@ async fn governed(arguments: &Arguments) -> anyhow::Result<ExitCode> {
         .state
         .clone()
         .unwrap_or_else(|| environment::state_directory().join("runs").join(id::new(clock::now())));
+    let state = std::path::absolute(&state).unwrap_or(state);
     let summary = Arc::new(Summary::new(arguments.verbose));
-    let running = match start(arguments, agent, &state, Arc::clone(&summary)).await {
-        Ok(running) => running,
-        Err(error) if error.is_configuration() => {
+    let status = match under_sidecar(arguments, agent, &state, Arc::clone(&summary)).await {
+        Ok(status) => status,
+        Err(error) if error.downcast_ref().is_some_and(StartError::is_configuration) => {
             eprintln!("sideguard: {error}");
             return Ok(ExitCode::from(64));
         }
-        Err(error) => return Err(error.into()),
+        Err(error) => return Err(error),
     };
-    let status = child::run(&arguments.command, running.outbound(), &state).await;
-    running.stop(DRAIN).await;
     summary.print(&state);
     if let Some(file) = &arguments.report {
         let report = format!("{:#}\n", summary.report(&state));
@@ -111,17 +122,75 @@ async fn governed(arguments: &Arguments) -> anyhow::Result<ExitCode> {
     Ok(status)
 }
 
-async fn start(
+/// Runs the command in the strongest isolation that is asked for and works, from the sidecar's start to its end.
+async fn under_sidecar(
     arguments: &Arguments,
     agent: String,
     state: &Path,
     summary: Arc<Summary>,
-) -> Result<Running, StartError> {
+) -> anyhow::Result<ExitCode> {
+    let (spec, given) = specification(arguments, agent)?;
+    let mut local = app::local_ports(&spec, &given)?;
+    local.extend(&arguments.local);
+    local.sort_unstable();
+    local.dedup();
+    let user = isolated::user(arguments.user.as_deref()).map_err(wrong)?;
+    let space = match arguments.isolate {
+        Isolate::Env => None,
+        Isolate::Netns | Isolate::Auto => {
+            let trust = isolated::trust(state);
+            let variables = child::variables(None, &trust);
+            match isolated::prepare(trust, local, user, variables) {
+                Ok(made) => Some(made),
+                Err(why) if arguments.isolate == Isolate::Netns => bail!("--isolate netns: {why}"),
+                Err(why) => {
+                    eprintln!(
+                        "sideguard: not isolated: {why}; a program that ignores its proxy settings can go past the sidecar (`sideguard doctor` tells more)"
+                    );
+                    None
+                }
+            }
+        }
+    };
+    let Some((space, inside)) = space else {
+        let running = app::start(spec, state, given, Ports::Configured, summary).await?;
+        let (program, rest) = arguments.command.split_first().context("no command")?;
+        let mut command = tokio::process::Command::new(program);
+        command.args(rest);
+        child::set(&mut command, child::variables(Some(running.outbound()), &state.join("ca")));
+        let status = match child::start(&mut command, program) {
+            Ok(started) => started.wait().await,
+            Err(status) => status,
+        };
+        running.stop(DRAIN).await;
+        return Ok(status);
+    };
+    let running = app::start(spec, state, given, Ports::Inside(inside), summary).await?;
+    let (status, dropped) = space.run(&arguments.command, state, running.authority()).await?;
+    running.dropped(dropped);
+    running.stop(DRAIN).await;
+    Ok(status)
+}
+
+fn wrong(what: String) -> StartError {
+    StartError::Config(ConfigError::Value(what))
+}
+
+fn specification(arguments: &Arguments, agent: String) -> Result<(ProxySpec, Vec<Source>), StartError> {
     let any = "127.0.0.1:0".to_owned();
+    let host = |text: &String| {
+        let (host, address) = text
+            .split_once('=')
+            .ok_or_else(|| wrong(format!("--resolve: `{text}` is not HOST=ADDRESS:PORT")))?;
+        Ok((host.to_owned(), address.to_owned()))
+    };
+    let local = arguments.local.iter().map(|port| format!("127.0.0.1:{port}"));
     let spec = ProxySpec {
         agent: Some(Metadata { name: agent, ..Metadata::default() }),
-        listen: Listen { outbound: any.clone(), admin: any },
+        listen: Listen { outbound: any.clone(), admin: any, dns: None },
         policies: arguments.policies.clone(),
+        hosts: arguments.resolve.iter().map(host).collect::<Result<_, StartError>>()?,
+        private: arguments.private.iter().cloned().chain(local).collect(),
         ..ProxySpec::default()
     };
     let mut given = Vec::new();
@@ -129,11 +198,10 @@ async fn start(
         given.push(Source { name: "starter.yaml".to_owned(), text: STARTER.to_owned() });
     }
     if let Some(budget) = &arguments.budget {
-        let text = budget_text(budget)
-            .map_err(|what| StartError::Config(sideguard_proxy::config::ConfigError::Value(what)))?;
+        let text = budget_text(budget).map_err(wrong)?;
         given.push(Source { name: "--budget".to_owned(), text });
     }
-    app::start(spec, state, given, summary).await
+    Ok((spec, given))
 }
 
 /// A name that can stand for the agent: the given one, or the command's last path segment.

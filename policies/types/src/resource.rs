@@ -19,8 +19,8 @@ pub use policy::{
     ContentMatch, DelegationMatch, MatchSpec, ModeByPoint, ModeSpec, PolicySpec, RuleSpec, VelocitySpec,
 };
 pub use proxy::{
-    AuditSpec, BreakerSpec, Breakers, Control, Limits, Listen, McpRefusal, NamedUpstream, PriceSpec,
-    ProxySpec, Refusals, RunawaySpec, Size, Sync, Tls, TokenFile, ToolCallRefusal,
+    AuditSpec, BoundAgent, BreakerSpec, Breakers, Control, Ech, Limits, Listen, McpRefusal, NamedUpstream,
+    NoSni, PriceSpec, ProxySpec, Refusals, RunawaySpec, Size, Sync, Tls, TokenFile, ToolCallRefusal,
 };
 pub use upstream::{Credential, Dialect, UpstreamSpec};
 

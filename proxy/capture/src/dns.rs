@@ -19,7 +19,7 @@ const LIFE: u32 = 60;
 const UDP_MOST: usize = 512;
 
 /// One question.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct Question {
     /// The name, lower case, without a dot at its end.
     pub name: String,

@@ -72,30 +72,30 @@ pub struct Plan {
 #[derive(Debug, thiserror::Error)]
 pub enum IsolateError {
     /// A system call failed.
-    #[error("cannot {doing}: {source}{}", hint(*.doing, *.source))]
+    #[error("cannot {doing}: {why}{}", hint(.doing, *.why))]
     System {
         /// What was tried.
         doing: &'static str,
         /// Why it failed.
-        source: rustix::io::Errno,
+        why: rustix::io::Errno,
     },
     /// A file cannot be used.
-    #[error("cannot {doing} `{}`: {source}", path.display())]
+    #[error("cannot {doing} `{}`: {why}", path.display())]
     File {
         /// What was tried.
         doing: &'static str,
         /// The file.
         path: PathBuf,
         /// Why it failed.
-        source: std::io::Error,
+        why: std::io::Error,
     },
     /// The network cannot be set up.
-    #[error("cannot {doing}: {source}")]
+    #[error("cannot {doing}: {why}")]
     Io {
         /// What was tried.
         doing: &'static str,
         /// Why it failed.
-        source: std::io::Error,
+        why: std::io::Error,
     },
     /// The rules cannot be put in place.
     #[error(transparent)]
@@ -109,9 +109,9 @@ pub enum IsolateError {
 }
 
 /// How to mend what often fails.
-fn hint(doing: &str, source: rustix::io::Errno) -> &'static str {
+fn hint(doing: &str, why: rustix::io::Errno) -> &'static str {
     use rustix::io::Errno;
-    match (doing, source) {
+    match (doing, why) {
         (NAMESPACES, Errno::PERM | Errno::ACCESS | Errno::NOSPC | Errno::INVAL) => {
             " (this kernel or container does not let users have namespaces: see `sysctl kernel.unprivileged_userns_clone \
              kernel.apparmor_restrict_unprivileged_userns user.max_user_namespaces`, or run as root)"
@@ -131,12 +131,12 @@ trait Doing<T> {
 
 impl<T> Doing<T> for rustix::io::Result<T> {
     fn doing(self, doing: &'static str) -> Result<T, IsolateError> {
-        self.map_err(|source| IsolateError::System { doing, source })
+        self.map_err(|why| IsolateError::System { doing, why })
     }
 }
 
 impl<T> Doing<T> for std::io::Result<T> {
     fn doing(self, doing: &'static str) -> Result<T, IsolateError> {
-        self.map_err(|source| IsolateError::Io { doing, source })
+        self.map_err(|why| IsolateError::Io { doing, why })
     }
 }

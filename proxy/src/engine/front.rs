@@ -15,21 +15,24 @@ use pingora_core::server::ShutdownWatch;
 use rustls::server::{ClientHello, ResolvesServerCert};
 use rustls::sign::CertifiedKey;
 use sideguard_capture::ca::Authority;
+use sideguard_capture::origin;
 use sideguard_runtime::secret::Secret;
 use tokio::io::AsyncWriteExt;
 use tokio::net::TcpStream;
 
 use super::down::Down;
+use super::redirected;
 use super::wire::Wire;
 use crate::app::Sidecar;
 use crate::call::{Arrival, HostPort};
+use crate::ports::Door;
 use crate::{flow, tunnel};
 
 /// Longest time from a connection's start, or from the reply to CONNECT, to the first bytes that tell its kind;
 /// longest time for a TLS handshake too.
-const PATIENCE: Duration = Duration::from_secs(10);
+pub(super) const PATIENCE: Duration = Duration::from_secs(10);
 /// First bytes of HTTP/2 with prior knowledge (RFC 9113, section 3.4).
-const H2_PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n";
+pub(super) const H2_PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n";
 const ESTABLISHED: &[u8] = b"HTTP/1.1 200 Connection established\r\n\r\n";
 
 /// What the first bytes of a connection are.
@@ -42,14 +45,19 @@ enum Kind {
     Other,
 }
 
-/// Serves one connection from its first byte to its last.
-pub(crate) async fn accept(tcp: TcpStream, from: SocketAddr, sidecar: Arc<Sidecar>) {
+/// Serves one connection from its first byte to its last; it came through `door` from `from`.
+pub(crate) async fn accept(tcp: TcpStream, from: SocketAddr, door: &Door, sidecar: Arc<Sidecar>) {
     if let Err(error) = tcp.set_nodelay(true) {
         tracing::debug!(%error, "connection was gone before it was served");
         return;
     }
+    let origin = origin::destination(&tcp, door.at);
+    let whose = sidecar.uids.whose(door.agent.as_ref(), from, origin.unwrap_or(door.at));
     let mut wire = Wire::new(tcp);
-    let mut arrival = Arrival::direct(from);
+    let mut arrival = Arrival::new(from, origin, whose);
+    if let Some(origin) = origin {
+        return Box::pin(redirected::serve(wire, arrival, origin, sidecar)).await;
+    }
     match kind(&mut wire).await {
         Kind::Http1 => serve(Box::new(wire), arrival, sidecar, false).await,
         Kind::Http2 => serve(Box::new(wire), arrival, sidecar, true).await,
@@ -70,15 +78,13 @@ pub(crate) async fn accept(tcp: TcpStream, from: SocketAddr, sidecar: Arc<Sideca
 }
 
 /// Goes on after CONNECT: a tunnel where policy leaves TLS closed, otherwise what is inside is served.
-async fn through(mut wire: Wire, mut arrival: Arrival, sidecar: Arc<Sidecar>) {
+async fn through(mut wire: Wire, arrival: Arrival, sidecar: Arc<Sidecar>) {
     let plan = tunnel::plan(&sidecar, &arrival).await;
     match plan {
         tunnel::Plan::Refuse(reply) => return reply_raw(wire, &reply).await,
         tunnel::Plan::Pass(passage) => {
-            if wire.write_all(ESTABLISHED).await.is_ok()
-                && let Ok((tcp, early)) = wire.into_parts().await
-            {
-                passage.carry(tcp, early.freeze(), &sidecar).await;
+            if wire.write_all(ESTABLISHED).await.is_ok() && wire.flush().await.is_ok() {
+                redirected::carry_named(wire, passage, &sidecar).await;
             }
             return;
         }
@@ -92,13 +98,14 @@ async fn through(mut wire: Wire, mut arrival: Arrival, sidecar: Arc<Sidecar>) {
         Kind::Http1 => serve(Box::new(wire), arrival, sidecar, false).await,
         Kind::Http2 => serve(Box::new(wire), arrival, sidecar, true).await,
         Kind::Connect | Kind::Other => {
-            arrival.tls = false;
-            tunnel::unreadable(&sidecar, &arrival);
+            let Some(to) = arrival.tunnel.clone() else { return };
+            let why = "the tunnel holds neither TLS nor HTTP";
+            tunnel::turned_away(&sidecar, tunnel::unjudgeable(&sidecar, &arrival, to, "CONNECT", why));
         }
     }
 }
 
-async fn open_tls(wire: Wire, mut arrival: Arrival, sidecar: Arc<Sidecar>) {
+pub(super) async fn open_tls(wire: Wire, mut arrival: Arrival, sidecar: Arc<Sidecar>) {
     let Some(to) = &arrival.tunnel else { return };
     let names = Arc::new(Names {
         authority: Arc::clone(&sidecar.authority),
@@ -122,7 +129,12 @@ async fn open_tls(wire: Wire, mut arrival: Arrival, sidecar: Arc<Sidecar>) {
     serve(Box::new(stream), arrival, sidecar, false).await;
 }
 
-async fn serve(stream: pingora_core::protocols::Stream, arrival: Arrival, sidecar: Arc<Sidecar>, h2c: bool) {
+pub(super) async fn serve(
+    stream: pingora_core::protocols::Stream,
+    arrival: Arrival,
+    sidecar: Arc<Sidecar>,
+    h2c: bool,
+) {
     let mut options = HttpServerOptions::default();
     options.h2c = h2c;
     options.h2_idle_timeout = Some(sidecar.config.limits.idle_timeout.0);

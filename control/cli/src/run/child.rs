@@ -27,46 +27,28 @@ const TRUST: [&str; 8] = [
     "GIT_SSL_CAINFO",
     "DENO_CERT",
 ];
+const PROXY: [&str; 6] = ["HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "http_proxy", "https_proxy", "all_proxy"];
 
-/// Runs the command to its end. 127 when it is not found, 126 when it cannot be run.
-pub(super) async fn run(command: &[String], proxy: SocketAddr, state: &Path) -> ExitCode {
-    let Some((program, arguments)) = command.split_first() else { return ExitCode::from(125) };
-    let state = std::path::absolute(state).unwrap_or_else(|_| state.to_owned());
-    let mut command = Command::new(program);
-    command.args(arguments);
-    for (name, value) in variables(proxy, &state.join("ca")) {
-        match value {
-            Some(value) => command.env(name, value),
-            None => command.env_remove(name),
-        };
-    }
-    // Before the command exists: a signal that comes between would end the sidecar and leave the command alone.
-    let (_listeners, signals) = listen();
-    match command.spawn() {
-        Ok(child) => wait(child, signals).await,
-        Err(error) => {
-            eprintln!("sideguard: cannot run `{program}`: {error}");
-            ExitCode::from(if error.kind() == ErrorKind::NotFound { 127 } else { 126 })
-        }
-    }
-}
+/// What a command finds in its environment; `None` takes a variable away.
+pub(super) type Variables = Vec<(&'static str, Option<String>)>;
 
-/// What the command finds in its environment; `None` takes a variable away.
-fn variables(proxy: SocketAddr, ca: &Path) -> Vec<(&'static str, Option<String>)> {
-    let url = format!("http://{proxy}");
+/// What the command's environment changes: `proxy` is where it has to go by itself, none where it is taken there anyway;
+/// `trust` is the directory with the bundle of roots.
+pub(super) fn variables(proxy: Option<SocketAddr>, trust: &Path) -> Variables {
+    let url = proxy.map(|proxy| format!("http://{proxy}"));
     let mut variables = Vec::new();
-    for name in ["HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "http_proxy", "https_proxy", "all_proxy"] {
-        variables.push((name, Some(url.clone())));
+    for name in PROXY {
+        variables.push((name, url.clone()));
     }
     for name in ["NO_PROXY", "no_proxy"] {
         variables.push((name, None));
     }
-    variables.push(("NODE_USE_ENV_PROXY", Some("1".to_owned())));
-    let bundle = ca.join("bundle.pem").display().to_string();
+    variables.push(("NODE_USE_ENV_PROXY", url.map(|_| "1".to_owned())));
+    let bundle = trust.join("bundle.pem").display().to_string();
     for name in TRUST {
         variables.push((name, Some(bundle.clone())));
     }
-    variables.push(("SSL_CERT_DIR", Some(ca.display().to_string())));
+    variables.push(("SSL_CERT_DIR", Some(trust.display().to_string())));
     for name in upstreams::key_variables() {
         if environment::variable(name).is_some() {
             variables.push((name, Some(PLACEHOLDER.to_owned())));
@@ -75,8 +57,62 @@ fn variables(proxy: SocketAddr, ca: &Path) -> Vec<(&'static str, Option<String>)
     variables
 }
 
+/// Changes a command's environment.
+pub(super) fn set(command: &mut Command, variables: Variables) {
+    for (name, value) in variables {
+        match value {
+            Some(value) => command.env(name, value),
+            None => command.env_remove(name),
+        };
+    }
+}
+
+/// A command that runs.
+pub(super) struct Started {
+    child: Child,
+    signals: mpsc::Receiver<Signal>,
+    _listeners: Vec<Owned>,
+}
+
+/// Starts a command that is called `program`.
+///
+/// # Errors
+/// The exit status when it cannot be started, which has been told: 127 when it is not found, 126 otherwise.
+pub(super) fn start(command: &mut Command, program: &str) -> Result<Started, ExitCode> {
+    // Before the command exists: a signal that comes between would end the sidecar and leave the command alone.
+    let (listeners, signals) = listen();
+    match command.spawn() {
+        Ok(child) => Ok(Started { child, signals, _listeners: listeners }),
+        Err(error) => Err(not_started(program, &error)),
+    }
+}
+
+/// Tells that a command cannot be started. Returns the exit status for that.
+pub(super) fn not_started(program: &str, error: &std::io::Error) -> ExitCode {
+    eprintln!("sideguard: cannot run `{program}`: {error}");
+    ExitCode::from(if error.kind() == ErrorKind::NotFound { 127 } else { 126 })
+}
+
+impl Started {
+    /// Waits for the command and passes signals on to it.
+    pub(super) async fn wait(mut self) -> ExitCode {
+        let pid = self.child.id().and_then(|id| Pid::from_raw(i32::try_from(id).unwrap_or(0)));
+        loop {
+            tokio::select! {
+                status = self.child.wait() => return status.map_or(ExitCode::from(125), exit_code),
+                Some(number) = self.signals.recv() => {
+                    if let Some(pid) = pid {
+                        // It may have ended in the meantime.
+                        let _ = kill_process(pid, number);
+                    }
+                }
+            }
+        }
+    }
+}
+
 /// Listens for the signals that are passed on, for as long as what is returned first lives.
-fn listen() -> (Vec<Owned>, mpsc::Receiver<Signal>) {
+pub(super) fn listen() -> (Vec<Owned>, mpsc::Receiver<Signal>) {
     // A terminal sends these to the whole foreground group: the command has them already.
     let terminal = std::io::stdin().is_terminal();
     let passed = [
@@ -102,22 +138,6 @@ fn listen() -> (Vec<Owned>, mpsc::Receiver<Signal>) {
         listeners.push(Owned::new(&task));
     }
     (listeners, signals)
-}
-
-/// Waits for the command and passes signals on to it.
-async fn wait(mut child: Child, mut signals: mpsc::Receiver<Signal>) -> ExitCode {
-    let pid = child.id().and_then(|id| Pid::from_raw(i32::try_from(id).unwrap_or(0)));
-    loop {
-        tokio::select! {
-            status = child.wait() => return status.map_or(ExitCode::from(125), exit_code),
-            Some(number) = signals.recv() => {
-                if let Some(pid) = pid {
-                    // It may have ended in the meantime.
-                    let _ = kill_process(pid, number);
-                }
-            }
-        }
-    }
 }
 
 /// The command's own status; 128 and the signal's number where one ended it.

@@ -14,6 +14,8 @@ use crate::time::Span;
 pub struct ProxySpec {
     /// The agent that calls belong to, unless a key says otherwise.
     pub agent: Option<Metadata>,
+    /// Agents that are known by the port or the uid that their connections come from; goes before keys.
+    pub agents: Vec<BoundAgent>,
     /// Addresses to listen on; port 0 picks a free one.
     pub listen: Listen,
     /// Control service.
@@ -28,6 +30,9 @@ pub struct ProxySpec {
     pub upstreams: Vec<NamedUpstream>,
     /// Static resolution: host name, with or without port, to address and port.
     pub hosts: BTreeMap<String, String>,
+    /// Addresses that are not public but may be reached, as blocks or with a port: `10.0.0.0/8`, `127.0.0.1:8000`.
+    /// Those of `upstreams` and `hosts` need not be listed.
+    pub private: Vec<String>,
     /// Sizes and times.
     pub limits: Limits,
     /// How soon the record is on disk.
@@ -38,6 +43,20 @@ pub struct ProxySpec {
     pub refusals: Refusals,
     /// When breakers trip.
     pub breakers: Breakers,
+}
+
+/// An agent that is known by where its connections come from.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "camelCase")]
+pub struct BoundAgent {
+    /// Who it is.
+    pub agent: Metadata,
+    /// Uid of its sockets, in the sidecar's own network namespace.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub uid: Option<u32>,
+    /// An outbound port of its own.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub listen: Option<String>,
 }
 
 /// An upstream with its name, as the proxy's configuration lists it.
@@ -74,11 +93,14 @@ pub struct Listen {
     pub outbound: String,
     /// Health, metrics and drain.
     pub admin: String,
+    /// The name server of a captured namespace, over UDP and TCP; none when absent. As in `127.0.0.1:4753`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub dns: Option<String>,
 }
 
 impl Default for Listen {
     fn default() -> Self {
-        Self { outbound: "127.0.0.1:4750".to_owned(), admin: "127.0.0.1:4751".to_owned() }
+        Self { outbound: "127.0.0.1:4750".to_owned(), admin: "127.0.0.1:4751".to_owned(), dns: None }
     }
 }
 
@@ -113,6 +135,10 @@ pub struct Tls {
     pub min_version: String,
     /// PEM files with roots to trust beside the system's.
     pub trust: Vec<PathBuf>,
+    /// Redirected TLS connections that name no server.
+    pub no_sni: NoSni,
+    /// TLS connections whose client hello holds an encrypted one (RFC 9849), or pretends to.
+    pub ech: Ech,
 }
 
 impl Default for Tls {
@@ -122,8 +148,33 @@ impl Default for Tls {
             passthrough: Vec::new(),
             min_version: "1.2".to_owned(),
             trust: Vec::new(),
+            no_sni: NoSni::default(),
+            ech: Ech::default(),
         }
     }
+}
+
+/// What becomes of redirected TLS connections that name no server.
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum NoSni {
+    /// They are refused.
+    #[default]
+    Refuse,
+    /// They count as connections to the name that their address was given for, else to the address.
+    Address,
+}
+
+/// What becomes of TLS connections with an encrypted client hello.
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Ech {
+    /// They are refused.
+    #[default]
+    Refuse,
+    /// They count as connections to the name that stands outside. A browser that only pretends to have one works then,
+    /// and where TLS is opened a real one cannot hide anything.
+    Outer,
 }
 
 /// Sizes and times.

@@ -28,7 +28,7 @@ pub fn inner(user: Option<&User>) -> Result<(), IsolateError> {
         match remove_capability_from_bounding_set(capability) {
             // The kernel does not know this one.
             Ok(()) | Err(Errno::INVAL) => {}
-            Err(source) => return Err(IsolateError::System { doing: "give up capabilities", source }),
+            Err(why) => return Err(IsolateError::System { doing: "give up capabilities", why }),
         }
     }
     if let Some(user) = user {

@@ -67,10 +67,10 @@ fn namespaces() -> Result<(), IsolateError> {
         ("/proc/self/uid_map", format!("{0} {0} 1", uid.as_raw())),
         ("/proc/self/gid_map", format!("{0} {0} 1", gid.as_raw())),
     ] {
-        fs::write(file, text).map_err(|source| IsolateError::File {
+        fs::write(file, text).map_err(|why| IsolateError::File {
             doing: "map the user in",
             path: file.into(),
-            source,
+            why,
         })?;
     }
     unshare(UnshareFlags::NEWNET | UnshareFlags::NEWNS | UnshareFlags::NEWIPC)?;

@@ -119,23 +119,21 @@ fn empty(dir: &Path) -> Result<(), IsolateError> {
 fn cover(with: &Path, path: &Path) -> Result<(), IsolateError> {
     match mount_bind(with, path) {
         Ok(()) | Err(Errno::NOENT | Errno::NOTDIR | Errno::ACCESS) => Ok(()),
-        Err(source) => {
-            Err(IsolateError::File { doing: "cover", path: path.to_owned(), source: source.into() })
-        }
+        Err(why) => Err(IsolateError::File { doing: "cover", path: path.to_owned(), why: why.into() }),
     }
 }
 
 fn write(path: &Path, bytes: &[u8]) -> Result<(), IsolateError> {
-    let failed = |source| IsolateError::File { doing: "write", path: path.to_owned(), source };
+    let failed = |why| IsolateError::File { doing: "write", path: path.to_owned(), why };
     fs::write(path, bytes).map_err(failed)?;
     fs::set_permissions(path, fs::Permissions::from_mode(0o444)).map_err(failed)
 }
 
 fn make_dir(dir: &Path) -> Result<(), IsolateError> {
-    fs::DirBuilder::new().recursive(true).mode(0o755).create(dir).map_err(|source| IsolateError::File {
+    fs::DirBuilder::new().recursive(true).mode(0o755).create(dir).map_err(|why| IsolateError::File {
         doing: "make",
         path: dir.to_owned(),
-        source,
+        why,
     })
 }
 
@@ -150,7 +148,7 @@ fn own_runtime_dir(user: Option<&User>) -> Result<(), IsolateError> {
         |user| (user.uid, user.gid),
     );
     let dir = parent.join(uid.to_string());
-    let failed = |source| IsolateError::File { doing: "make", path: dir.clone(), source };
+    let failed = |why| IsolateError::File { doing: "make", path: dir.clone(), why };
     fs::DirBuilder::new().mode(0o700).create(&dir).map_err(failed)?;
     chown(&dir, Some(uid), Some(gid)).map_err(failed)
 }
@@ -172,7 +170,7 @@ fn resolve_here(ours: &Path) -> Result<(), IsolateError> {
         Err(error) if matches!(error.kind(), ErrorKind::PermissionDenied | ErrorKind::ReadOnlyFilesystem) => {
             Ok(())
         }
-        Err(source) => Err(IsolateError::File { doing: "write", path: target, source }),
+        Err(why) => Err(IsolateError::File { doing: "write", path: target, why }),
     }
 }
 
@@ -183,7 +181,7 @@ fn few_devices(scratch: &Path) -> Result<(), IsolateError> {
     mount("tmpfs", &new, "tmpfs", MountFlags::NOSUID | MountFlags::NOEXEC, Some(c"size=1m,mode=0755"))
         .doing("make a directory for devices")?;
     let old = Path::new("/dev");
-    let failed = |path: PathBuf| move |source| IsolateError::File { doing: "make", path, source };
+    let failed = |path: PathBuf| move |why| IsolateError::File { doing: "make", path, why };
     for name in DEVICES.iter().filter(|name| old.join(name).exists()) {
         let path = new.join(name);
         if fs::symlink_metadata(old.join(name)).is_ok_and(|kind| kind.is_symlink()) {
@@ -215,7 +213,7 @@ fn read_only(path: &Path) -> Result<(), IsolateError> {
         match mount_remount(point, MountFlags::BIND | MountFlags::RDONLY | EMPTY, "") {
             // Mounted over by another one.
             Ok(()) | Err(Errno::INVAL | Errno::NOENT) => {}
-            Err(source) => return Err(IsolateError::System { doing: "close a part of the system", source }),
+            Err(why) => return Err(IsolateError::System { doing: "close a part of the system", why }),
         }
     }
     Ok(())
