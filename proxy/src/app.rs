@@ -24,6 +24,7 @@ use sideguard_runtime::{admin, clock, signal, tasks};
 use sideguard_types::audit::{Phase, Record};
 use sideguard_types::call::Caller;
 use sideguard_types::resource::ProxySpec;
+use tokio::net::TcpListener;
 use tokio::sync::{Notify, Semaphore};
 
 use crate::admin::Admin;
@@ -242,14 +243,14 @@ pub async fn start(
     let opened = ports::open(&sidecar.config, ports).await.map_err(shut)?;
     let admin = ports::listen(&sidecar.config.listen.admin).await.map_err(shut)?;
     let admin_at = admin.local_addr().map_err(|error| StartError::State(error.to_string()))?;
-    let outbound_at = opened.doors.first().map(|door| door.at);
+    let outbound_at = opened.doors.first().map(|(_, door)| door.at);
     let outbound_at = outbound_at.ok_or_else(|| StartError::State("there is no outbound port".to_owned()))?;
     let token = state::admin_token(state).map_err(StartError::State)?;
     let answer = Arc::new(Admin { sidecar: Arc::clone(&sidecar), token: Secret::new(token) });
     let most = usize::try_from(sidecar.config.limits.max_connections).unwrap_or(usize::MAX);
     let places = Arc::new(Semaphore::new(most.min(Semaphore::MAX_PERMITS)));
-    let accepting = opened.doors.into_iter().map(|door| {
-        let accept = accept(Arc::new(door), Arc::clone(&places), Arc::clone(&sidecar));
+    let accepting = opened.doors.into_iter().map(|(listener, door)| {
+        let accept = accept(listener, Arc::new(door), Arc::clone(&places), Arc::clone(&sidecar));
         tasks::Owned::new(&tasks::spawn("accept", accept))
     });
     let accepting = accepting.collect();
@@ -343,11 +344,11 @@ fn assemble(
     })
 }
 
-async fn accept(door: Arc<Door>, places: Arc<Semaphore>, sidecar: Arc<Sidecar>) {
+async fn accept(listener: TcpListener, door: Arc<Door>, places: Arc<Semaphore>, sidecar: Arc<Sidecar>) {
     loop {
         // When all places are taken further connections wait in the kernel's queue.
         let Ok(place) = Arc::clone(&places).acquire_owned().await else { return };
-        match door.listener.accept().await {
+        match listener.accept().await {
             Ok((tcp, from)) => {
                 let (door, sidecar) = (Arc::clone(&door), Arc::clone(&sidecar));
                 tasks::spawn_plain(async move {

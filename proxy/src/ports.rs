@@ -21,10 +21,9 @@ pub enum Ports {
     Inside(Inside),
 }
 
-/// An outbound port.
+/// An outbound port, as its connections know it.
 #[derive(Debug)]
 pub(crate) struct Door {
-    pub(crate) listener: TcpListener,
     pub(crate) at: SocketAddr,
     /// The agent that it belongs to.
     pub(crate) agent: Option<Arc<Caller>>,
@@ -33,7 +32,7 @@ pub(crate) struct Door {
 /// All ports but the admin port, opened.
 #[derive(Debug, Default)]
 pub(crate) struct Opened {
-    pub(crate) doors: Vec<Door>,
+    pub(crate) doors: Vec<(TcpListener, Door)>,
     pub(crate) dns_tcp: Vec<TcpListener>,
     pub(crate) dns_udp: Vec<UdpSocket>,
 }
@@ -57,12 +56,12 @@ async fn configured(spec: &ProxySpec) -> Result<Opened, Shut> {
     for (address, agent) in [(&spec.listen.outbound, None)].into_iter().chain(own) {
         let listener = listen(address).await?;
         let at = listener.local_addr().map_err(|error| (address.clone(), error))?;
-        opened.doors.push(Door { listener, at, agent: agent.map(config::caller) });
+        opened.doors.push((listener, Door { at, agent: agent.map(config::caller) }));
         // Redirected IPv6 connections arrive at ::1.
         if spec.listen.dns.is_some() && at.ip() == std::net::Ipv4Addr::LOCALHOST {
             let sixth = SocketAddr::from((std::net::Ipv6Addr::LOCALHOST, at.port()));
             if let Ok(listener) = TcpListener::bind(sixth).await {
-                opened.doors.push(Door { listener, at: sixth, agent: agent.map(config::caller) });
+                opened.doors.push((listener, Door { at: sixth, agent: agent.map(config::caller) }));
             }
         }
     }
@@ -98,7 +97,7 @@ fn handed_over(inside: Inside) -> std::io::Result<Opened> {
     };
     let door = |listener: std::net::TcpListener| {
         let at = listener.local_addr()?;
-        Ok(Door { listener: tcp(listener)?, at, agent: None })
+        Ok((tcp(listener)?, Door { at, agent: None }))
     };
     Ok(Opened {
         doors: inside.outbound.into_iter().map(door).collect::<std::io::Result<_>>()?,

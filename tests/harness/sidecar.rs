@@ -68,7 +68,8 @@ impl Sidecar {
         }
         let config = format!(
             "apiVersion: sideguard.dev/v1\nkind: Proxy\nmetadata: {{name: test}}\nspec:\n  \
-             listen: {{outbound: \"127.0.0.1:0\", admin: \"127.0.0.1:0\"}}\n  policies: [policies]\n{spec}"
+             listen: {{outbound: \"127.0.0.1:0\", admin: \"127.0.0.1:0\"}}\n  policies: [policies]\n  \
+             private: [\"127.0.0.0/8\", \"::1\"]\n{spec}"
         );
         write(&dir.path().join("proxy.yaml"), &config);
         Self::in_dir(dir, wrapper.iter().map(|part| (*part).to_owned()).collect())

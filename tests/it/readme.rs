@@ -29,14 +29,13 @@ fn readmes() -> Vec<PathBuf> {
     [root().join("README.md")].into_iter().chain(examples.filter(|readme| readme.exists())).collect()
 }
 
-/// The commands in a README, in order, that run the product; built already, `cargo run` is the product itself.
+/// The commands in a README, in order, that run the product.
 fn commands(readme: &Path) -> Vec<String> {
     let text = fs::read_to_string(readme).expect("a README");
     let lines = blocks(&text, "sh").into_iter().flat_map(str::lines).map(str::to_owned).collect::<Vec<_>>();
     lines
         .into_iter()
-        .map(|line| line.replace("cargo run --release -- ", "sideguard "))
-        .filter(|line| line.starts_with("sideguard "))
+        .filter(|line| line.starts_with("sideguard ") || line.starts_with("python3 deploy/"))
         .collect()
 }
 
@@ -71,6 +70,7 @@ impl Place {
             .args(["-c", &line])
             .current_dir(self.dir.path())
             .env_remove("OPENAI_BASE_URL")
+            .env("SIDEGUARD", sidecar::binary())
             .kill_on_drop(true);
         command::ran(shell).await
     }
@@ -112,7 +112,7 @@ async fn the_first_command_shows_what_the_readme_says() {
     let denied = place.types("sideguard audit query --decision deny -o json").await;
     assert_eq!(denied.out.lines().count(), 3);
     // The contrast that the example speaks of: nothing holds the agent back when it runs alone.
-    let alone = place.types("python3 deploy/examples/tour/agent.py").await;
+    let alone = place.types("python3 deploy/examples/tour/run.py --alone").await;
     assert_eq!(alone.code, Some(0), "{}", alone.err);
     assert!(alone.out.contains("1 DELETE"), "{}", alone.out);
 }

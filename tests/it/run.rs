@@ -16,26 +16,35 @@ fn state() -> TempDir {
     tempfile::tempdir().expect("a directory")
 }
 
-/// Runs a shell script under `sideguard run` with flags.
+/// Both ways to take a command's calls in, where what is tested does not depend on it.
+const WAYS: [&str; 2] = ["env", "netns"];
+
+/// Runs a shell script under `sideguard run` with flags; it goes through the proxy by itself, to servers on this host.
 async fn script(state: &Path, flags: &[&str], script: &str) -> Ran {
-    sideguard(state, &[&["run"], flags, &["--", "sh", "-c", script]].concat()).await
+    let own = ["run", "--isolate", "env", "--private", "127.0.0.1"];
+    sideguard(state, &[&own[..], flags, &["--", "sh", "-c", script]].concat()).await
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn the_commands_exit_status_is_passed_on() {
     let state = state();
-    for (command, code) in [("exit 0", 0), ("exit 3", 3), ("kill -TERM $$", 143), ("kill -KILL $$", 137)] {
-        let ran = script(state.path(), &[], command).await;
-        assert_eq!(ran.code, Some(code), "{command}: {}", ran.err);
-        assert!(ran.err.contains("sideguard: 0 calls, 0 denied, 0 tokens"), "{}", ran.err);
-    }
-    let missing = sideguard(state.path(), &["run", "--", "/no/such/command"]).await;
-    assert_eq!(missing.code, Some(127), "{}", missing.err);
-    let file = state.path().join("not-executable");
+    let place = tempfile::tempdir().expect("a directory");
+    let file = place.path().join("not-executable");
     std::fs::write(&file, "text").expect("a file");
     std::fs::set_permissions(&file, std::fs::Permissions::from_mode(0o644)).expect("a mode");
-    let barred = sideguard(state.path(), &["run", "--", &file.display().to_string()]).await;
-    assert_eq!(barred.code, Some(126), "{}", barred.err);
+    for way in WAYS {
+        let run = ["run", "--isolate", way, "--"];
+        for (command, code) in [("exit 0", 0), ("exit 3", 3), ("kill -TERM $$", 143), ("kill -KILL $$", 137)]
+        {
+            let ran = sideguard(state.path(), &[&run[..], &["sh", "-c", command]].concat()).await;
+            assert_eq!(ran.code, Some(code), "{way} {command}: {}", ran.err);
+            assert!(ran.err.contains("sideguard: 0 calls, 0 denied, 0 tokens"), "{}", ran.err);
+        }
+        let missing = sideguard(state.path(), &[&run[..], &["/no/such/command"]].concat()).await;
+        assert_eq!(missing.code, Some(127), "{}", missing.err);
+        let barred = sideguard(state.path(), &[&run[..], &[&file.display().to_string()]].concat()).await;
+        assert_eq!(barred.code, Some(126), "{}", barred.err);
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -51,8 +60,7 @@ async fn a_bad_policy_is_64_and_a_failure_of_our_own_125_and_neither_runs_the_co
         assert_eq!(ran.code, Some(64), "{flags:?}: {}", ran.err);
         assert!(ran.err.starts_with("sideguard: "), "{}", ran.err);
     }
-    for flags in [&["--state", "/proc/no"][..], &["--isolate", "netns"], &["--control", "http://127.0.0.1:1"]]
-    {
+    for flags in [&["--state", "/proc/no"][..], &["--control", "http://127.0.0.1:1"]] {
         let ran = script(state.path(), flags, &touch).await;
         assert_eq!(ran.code, Some(125), "{flags:?}: {}", ran.err);
     }
@@ -63,8 +71,8 @@ async fn a_bad_policy_is_64_and_a_failure_of_our_own_125_and_neither_runs_the_co
 #[tokio::test(flavor = "multi_thread")]
 async fn the_command_finds_the_proxy_and_its_roots_in_the_environment_and_no_key() {
     let state = state();
-    let mut command =
-        command(state.path(), &["run", "--state", &state.path().display().to_string(), "--", "env", "-0"]);
+    let own = state.path().display().to_string();
+    let mut command = command(state.path(), &["run", "--isolate", "env", "--state", &own, "--", "env", "-0"]);
     command.env("OPENAI_API_KEY", "canary-upstream-key").env("NO_PROXY", "*").env("no_proxy", "127.0.0.1");
     let ran = ran(command).await;
     assert_eq!(ran.code, Some(0), "{}", ran.err);
@@ -103,9 +111,10 @@ async fn the_command_finds_the_proxy_and_its_roots_in_the_environment_and_no_key
 #[tokio::test(flavor = "multi_thread")]
 async fn signals_reach_the_command() {
     let state = state();
-    for (name, number) in [("TERM", 41), ("HUP", 42), ("USR1", 43), ("INT", 44)] {
+    let signals = [("TERM", 41), ("HUP", 42), ("USR1", 43), ("INT", 44)];
+    for (way, (name, number)) in WAYS.into_iter().flat_map(|way| signals.map(|signal| (way, signal))) {
         let script = format!("trap 'exit {number}' {name}; echo ready; while :; do sleep 0.05; done");
-        let mut command = command(state.path(), &["run", "--", "sh", "-c", &script]);
+        let mut command = command(state.path(), &["run", "--isolate", way, "--", "sh", "-c", &script]);
         let mut child = command.spawn().expect("a start");
         let mut ready = [0; 6];
         child.stdout.take().expect("standard output").read_exact(&mut ready).await.expect("a word");

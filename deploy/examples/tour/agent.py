@@ -1,21 +1,16 @@
 #!/usr/bin/env python3
 """An ordinary small agent: a model with tools in a loop, over the OpenAI chat format, nothing but the standard library.
 
-It works through TASKS against a customer database (tool_server.py). With OPENAI_API_KEY or OPENAI_BASE_URL set it asks
-that model; otherwise it starts a stand-in for one (model_server.py). HTTP_PROXY and HTTPS_PROXY hold as they do for
-any program that uses urllib.
+It works through TASKS against a customer database, the server at TOOLS_URL, and asks the model of OPENAI_API_KEY at
+OPENAI_BASE_URL. It knows nothing of Sideguard; run.py starts it.
 """
 
-import contextlib
 import json
 import os
-import subprocess
 import sys
 import urllib.error
 import urllib.request
-from pathlib import Path
 
-HERE = Path(__file__).resolve().parent
 TASKS = [
     ("ask", "List our customers, read the file of customer 2 and set its status to contacted."),
     ("ask", "Summarise the notes in the file of customer 3."),
@@ -151,40 +146,25 @@ def ask(model, tools_url, messages, task):
             messages.append({"role": "tool", "tool_call_id": call["id"], "content": result})
 
 
-@contextlib.contextmanager
-def server(script):
-    """Runs one of the stand-in servers; its first line is its URL, the rest is for the user, at the end."""
-    child = subprocess.Popen([sys.executable, str(HERE / script)], stdout=subprocess.PIPE, text=True)
-    try:
-        yield child.stdout.readline().strip()
-    finally:
-        child.terminate()
-        for line in child.communicate()[0].splitlines():
-            say("end", line)
-
-
 def main():
-    key, base_url = os.environ.get("OPENAI_API_KEY"), os.environ.get("OPENAI_BASE_URL")
-    with contextlib.ExitStack() as running:
-        tools_url = running.enter_context(server("tool_server.py"))
-        if not key and not base_url:
-            base_url = running.enter_context(server("model_server.py"))
-        name = os.environ.get("OPENAI_MODEL", "gpt-4o-mini")
-        model = Model(base_url or "https://api.openai.com/v1", key or "none", name)
-        messages = [{"role": "system", "content": "You look after our customers. Use the tools."}]
-        for kind, task in TASKS:
-            try:
-                if kind == "ask":
-                    say("task", task)
-                    ask(model, tools_url, messages, task)
-                else:
-                    say("task", f"Remove the closed account of customer {task}. (The agent's own code does this.)")
-                    use(tools_url, "delete_customer", json.dumps({"id": task}))
-            except Refused as refused:
-                say("agent", f"No answer from the model: {refused}")
-                if refused.status.startswith("402"):
-                    say("agent", "There is no budget left, so I stop here.")
-                    return
+    key = os.environ.get("OPENAI_API_KEY", "none")
+    base_url = os.environ.get("OPENAI_BASE_URL", "https://api.openai.com/v1")
+    tools_url = os.environ["TOOLS_URL"]
+    model = Model(base_url, key, os.environ.get("OPENAI_MODEL", "gpt-4o-mini"))
+    messages = [{"role": "system", "content": "You look after our customers. Use the tools."}]
+    for kind, task in TASKS:
+        try:
+            if kind == "ask":
+                say("task", task)
+                ask(model, tools_url, messages, task)
+            else:
+                say("task", f"Remove the closed account of customer {task}. (The agent's own code does this.)")
+                use(tools_url, "delete_customer", json.dumps({"id": task}))
+        except Refused as refused:
+            say("agent", f"No answer from the model: {refused}")
+            if refused.status.startswith("402"):
+                say("agent", "There is no budget left, so I stop here.")
+                return
 
 
 if __name__ == "__main__":

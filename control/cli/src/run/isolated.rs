@@ -45,7 +45,7 @@ pub(super) fn prepare(
 ) -> Result<(Space, Inside), String> {
     let (mut channel, end) = Channel::pair().map_err(|error| error.to_string())?;
     let mut command = Command::new(SELF);
-    command.args(["__outer", &end.as_raw_fd().to_string()]);
+    command.arg0("sideguard").args(["__outer", &end.as_raw_fd().to_string()]);
     if let Some(name) = user.as_ref().and_then(|user| name_of(user.uid)) {
         variables.extend([
             ("HOME", Some(name.home)),
@@ -116,7 +116,7 @@ pub(crate) fn outer(end: i32) -> ExitCode {
     let user = serde_json::to_string(&plan.user).unwrap_or_default();
     let code = runtime.block_on(async {
         let mut command = Command::new(SELF);
-        command.args(["__inner", "--user", &user, "--"]).args(&plan.command);
+        command.arg0("sideguard").args(["__inner", "--user", &user, "--"]).args(&plan.command);
         match child::start(&mut command, "sideguard") {
             Ok(started) => started.wait().await,
             Err(code) => code,
