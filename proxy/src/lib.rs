@@ -29,7 +29,7 @@ mod rates;
 mod reserve;
 mod resolve;
 mod respond;
-mod roots;
+pub mod roots;
 mod sessions;
 mod tunnel;
 pub mod upstreams;

@@ -34,6 +34,12 @@ pub(crate) fn load(extra: &[PathBuf]) -> Result<String, String> {
     Ok(pem)
 }
 
+/// How many roots the system has.
+#[must_use]
+pub fn count() -> usize {
+    rustls_native_certs::load_native_certs().certs.len()
+}
+
 fn read(path: &Path) -> Result<String, String> {
     let text =
         fs::read_to_string(path).map_err(|error| format!("tls.trust: `{}`: {error}", path.display()))?;

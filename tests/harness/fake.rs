@@ -124,7 +124,18 @@ impl Fake {
         tls: Option<Arc<ServerConfig>>,
         answer: impl Fn(&Seen) -> Response<Body> + Send + Sync + 'static,
     ) -> Self {
-        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("a free port");
+        Self::on(listener, tls, answer)
+    }
+
+    /// Starts one on a port of the test's own.
+    pub fn on(
+        listener: std::net::TcpListener,
+        tls: Option<Arc<ServerConfig>>,
+        answer: impl Fn(&Seen) -> Response<Body> + Send + Sync + 'static,
+    ) -> Self {
+        listener.set_nonblocking(true).expect("a mode");
+        let listener = TcpListener::from_std(listener).expect("a port");
         let address = listener.local_addr().expect("an address");
         let seen = Arc::new(Mutex::new(Vec::new()));
         let connections = Arc::new(Connections::default());

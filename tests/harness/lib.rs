@@ -5,12 +5,14 @@ pub mod client;
 pub mod command;
 pub mod fake;
 pub mod model;
+pub mod pod;
 pub mod raw;
 pub mod setting;
 pub mod sidecar;
 pub mod tls;
 
 pub use fake::{Fake, Seen};
+pub use pod::Pod;
 pub use raw::RawFake;
 pub use sidecar::Sidecar;
 

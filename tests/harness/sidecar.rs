@@ -55,13 +55,13 @@ impl Sidecar {
     /// Starts it as [`start`](Self::start) does, but as the port of no agent in particular.
     #[must_use]
     pub fn shared(spec: &str, policies: &[(&str, &str)]) -> Self {
-        Self::under(&[], spec, policies)
+        Self::under(&[""; 0], spec, policies)
     }
 
     /// Starts it as [`shared`](Self::shared) does, by a command that ends in executing its arguments, such as
     /// `env NAME=VALUE` or `prlimit`; `{state}` in it is the state directory.
     #[must_use]
-    pub fn under(wrapper: &[&str], spec: &str, policies: &[(&str, &str)]) -> Self {
+    pub fn under(wrapper: &[impl AsRef<str>], spec: &str, policies: &[(&str, &str)]) -> Self {
         let dir = tempfile::tempdir().expect("a directory");
         for (name, text) in policies {
             write(&dir.path().join("policies").join(name), text);
@@ -72,7 +72,7 @@ impl Sidecar {
              private: [\"127.0.0.0/8\", \"::1\"]\n{spec}"
         );
         write(&dir.path().join("proxy.yaml"), &config);
-        Self::in_dir(dir, wrapper.iter().map(|part| (*part).to_owned()).collect())
+        Self::in_dir(dir, wrapper.iter().map(|part| part.as_ref().to_owned()).collect())
     }
 
     /// Starts again over the state of a former one.

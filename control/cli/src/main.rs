@@ -1,6 +1,8 @@
 //! `sideguard`: the command that people use. One file for each verb.
 
 mod audit;
+mod capture;
+mod doctor;
 mod policy;
 mod proxy;
 mod run;
@@ -38,6 +40,13 @@ enum Verb {
     },
     /// Runs the sidecar or egress gateway as a daemon.
     Proxy(proxy::Arguments),
+    /// Puts the redirect and lock-down rules into this network namespace and checks them: a pod's init step.
+    Init(capture::Init),
+    /// Puts rules into this network namespace, takes them away, prints them.
+    #[command(subcommand)]
+    Capture(capture::Verb),
+    /// Tells what works on this machine, and how to get more.
+    Doctor(doctor::Arguments),
     /// Checks, tests, explains and formats policies; works offline.
     #[command(subcommand)]
     Policy(policy::Verb),
@@ -59,6 +68,9 @@ fn main() -> ExitCode {
         Verb::Outer { end } => run::isolated::outer(end),
         Verb::Inner { user, command } => run::isolated::inner(&user, &command),
         Verb::Proxy(arguments) => in_runtime(|| proxy::run(arguments)),
+        Verb::Init(arguments) => capture::init(&arguments),
+        Verb::Capture(verb) => capture::run(verb),
+        Verb::Doctor(arguments) => in_runtime(|| doctor::run(arguments)),
         Verb::Policy(verb) => policy::run(verb),
         Verb::Audit(verb) => audit::run(verb),
         Verb::Completions { shell } => {

@@ -85,7 +85,7 @@ fn embedded(v6: Ipv6Addr) -> Option<Ipv4Addr> {
 }
 
 /// A block of addresses, such as `10.0.0.0/8` or `fd00::/8`; one address is a block of its own.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Block {
     base: IpAddr,
     bits: u8,

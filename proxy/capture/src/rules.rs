@@ -5,9 +5,9 @@
 mod apply;
 
 use std::fmt::Write;
-use std::net::{Ipv4Addr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
-pub use apply::{ApplyError, apply, counters, refuses, remove};
+pub use apply::{ApplyError, apply, counters, hold, remove};
 
 use crate::address::Block;
 
@@ -72,6 +72,13 @@ impl Rules {
         self.redirect(&mut text);
         text.push_str("  }\n  chain lock_out {\n    type filter hook output priority 0; policy drop;\n");
         self.lock(&mut text);
+        text.push_str(
+            "  }\n  chain stay_in {\n    type filter hook postrouting priority 0; policy accept;\n",
+        );
+        // A socket bound to an interface would take even what was redirected out there.
+        for address in ["ip daddr 127.0.0.0/8", "ip6 daddr ::1"] {
+            line(&mut text, &format!("oifname != \"lo\" {address} counter name dropped_other drop"));
+        }
         text.push_str("  }\n}\n");
         text
     }
@@ -143,11 +150,11 @@ fn set<T: ToString>(items: &[T]) -> String {
     format!("{{ {} }}", items.join(", "))
 }
 
-/// An address to try a connection to: nobody's (RFC 5737), so that whoever answers is the namespace itself.
-#[must_use]
-pub const fn nobody() -> SocketAddr {
-    SocketAddr::new(std::net::IpAddr::V4(Ipv4Addr::new(192, 0, 2, 254)), 9)
-}
+/// Addresses to try connections to: nobody's (RFC 5737, RFC 3849), so that whoever answers is the namespace itself.
+const NOBODY: [SocketAddr; 2] = [
+    SocketAddr::new(IpAddr::V4(Ipv4Addr::new(203, 0, 113, 254)), 9),
+    SocketAddr::new(IpAddr::V6(Ipv6Addr::new(0x2001, 0xdb8, 0xffff, 0, 0, 0, 0, 0xfe)), 9),
+];
 
 #[cfg(test)]
 mod tests {

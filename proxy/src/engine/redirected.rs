@@ -59,8 +59,8 @@ pub(super) async fn serve(mut wire: Wire, mut arrival: Arrival, origin: SocketAd
                 silent = Some(refused);
                 match tokio::time::timeout(PATIENCE, kind(&mut wire)).await {
                     Ok(Some(kind)) => kind,
-                    Ok(None) => return,
-                    Err(_) => Kind::Raw,
+                    // It was waiting for the server's word.
+                    Ok(None) | Err(_) => Kind::Raw,
                 }
             }
         },

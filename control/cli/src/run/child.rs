@@ -30,7 +30,7 @@ const TRUST: [&str; 8] = [
 const PROXY: [&str; 6] = ["HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "http_proxy", "https_proxy", "all_proxy"];
 
 /// What a command finds in its environment; `None` takes a variable away.
-pub(super) type Variables = Vec<(&'static str, Option<String>)>;
+pub(crate) type Variables = Vec<(&'static str, Option<String>)>;
 
 /// What the command's environment changes: `proxy` is where it has to go by itself, none where it is taken there anyway;
 /// `trust` is the directory with the bundle of roots.

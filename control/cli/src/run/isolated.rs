@@ -24,7 +24,7 @@ const DNS: u16 = 4753;
 const SHARED_TRUST: &str = "/run/sideguard";
 
 /// A namespace that waits for its command.
-pub(super) struct Space {
+pub(crate) struct Space {
     channel: Channel,
     started: Started,
     trust: PathBuf,
@@ -37,7 +37,7 @@ pub(super) fn trust(state: &Path) -> PathBuf {
 }
 
 /// Makes the namespaces. `local` are ports of 127.0.0.1 that lead to the host's. The error says why there are none.
-pub(super) fn prepare(
+pub(crate) fn prepare(
     trust: PathBuf,
     local: Vec<u16>,
     user: Option<User>,

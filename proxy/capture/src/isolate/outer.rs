@@ -1,14 +1,17 @@
 //! The middle process: makes the namespaces and keeps them.
 
 use std::fs;
+use std::sync::mpsc::{SyncSender, sync_channel};
+use std::thread::JoinHandle;
 
+use rustix::io::Errno;
 use rustix::process::{Signal, getegid, geteuid, set_parent_process_death_signal};
 use rustix::thread::{
     CapabilitySet, UnshareFlags, capabilities, configure_capability_in_ambient_set, set_capabilities,
     unshare_unsafe,
 };
 
-use super::{Channel, Doing, IsolateError, NAMESPACES, Plan, network, view};
+use super::{Channel, Doing, IsolateError, NAMESPACES, PROC, Plan, network, view};
 use crate::isolate::channel::Opened;
 use crate::rules;
 
@@ -16,6 +19,8 @@ use crate::rules;
 pub struct Outer {
     channel: Channel,
     plan: Plan,
+    /// Waits to be told to read the counters: the other thread can start no process once the command's are over.
+    counters: (SyncSender<()>, JoinHandle<[u64; rules::DROPPED.len()]>),
 }
 
 /// Makes the namespaces that the sidecar asks for and hands its ports back, then waits for the plan and arranges what
@@ -37,8 +42,14 @@ pub fn outer(mut channel: Channel) -> Result<Outer, IsolateError> {
     }
     let plan: Plan = channel.hear()?;
     view::arrange(&plan)?;
+    let (ask, asked) = sync_channel(1);
+    let counting = std::thread::spawn(move || {
+        // Also when nobody asks any more: then nobody hears either.
+        let _ = asked.recv();
+        rules::counters().unwrap_or_default()
+    });
     unshare(UnshareFlags::NEWPID)?;
-    Ok(Outer { channel, plan })
+    Ok(Outer { channel, plan, counters: (ask, counting) })
 }
 
 impl Outer {
@@ -50,7 +61,8 @@ impl Outer {
 
     /// Tells the sidecar what the rules have dropped. To be called when the command has ended.
     pub fn finish(mut self) {
-        let dropped = rules::counters().unwrap_or_default();
+        let (ask, counting) = self.counters;
+        let dropped = ask.send(()).ok().and_then(|()| counting.join().ok()).unwrap_or_default();
         // The sidecar may have ended before.
         let _ = self.channel.say(&dropped);
     }
@@ -60,6 +72,9 @@ fn namespaces() -> Result<(), IsolateError> {
     let (uid, gid) = (geteuid(), getegid());
     if uid.is_root() {
         return unshare(UnshareFlags::NEWNET | UnshareFlags::NEWNS | UnshareFlags::NEWIPC);
+    }
+    if view::proc_is_masked() {
+        return Err(IsolateError::System { doing: PROC, why: Errno::PERM });
     }
     unshare(UnshareFlags::NEWUSER)?;
     for (file, text) in [

@@ -3,7 +3,7 @@
 
 use std::fs;
 use std::io::ErrorKind;
-use std::os::unix::fs::{DirBuilderExt, PermissionsExt, chown, symlink};
+use std::os::unix::fs::{DirBuilderExt, FileTypeExt, PermissionsExt, chown, symlink};
 use std::path::{Path, PathBuf};
 
 use rustix::io::Errno;
@@ -63,7 +63,10 @@ pub(super) fn arrange(plan: &Plan) -> Result<(), IsolateError> {
     let java = put("java.jks", &plan.java)?;
     let nothing = put("nothing", b"")?;
     let resolver = put("resolv.conf", RESOLVER_TEXT.as_bytes())?;
-    for path in &plan.sockets {
+    // The path may be another file's here: the socket's own file system may be a container's.
+    let is_socket =
+        |path: &&PathBuf| fs::symlink_metadata(path).is_ok_and(|file| file.file_type().is_socket());
+    for path in plan.sockets.iter().filter(is_socket) {
         cover(&nothing, path)?;
     }
     for place in SOCKET_PLACES.iter().map(Path::new).filter(|place| place.is_dir()) {
@@ -98,6 +101,13 @@ pub(super) fn own_proc(user: Option<&User>) -> Result<(), IsolateError> {
         }
     }
     Ok(())
+}
+
+/// Whether parts of `/proc` are covered, as containers have them: the kernel lets only the host's root mount it anew then.
+pub(super) fn proc_is_masked() -> bool {
+    let table = fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
+    let mut points = table.lines().filter_map(|line| line.split(' ').nth(4));
+    points.any(|point| point.starts_with("/proc/") && point != "/proc/sys/fs/binfmt_misc")
 }
 
 /// Whether the command runs as the host's root.

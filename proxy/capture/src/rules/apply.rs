@@ -1,12 +1,12 @@
 //! Runs `nft`.
 
 use std::io::{self, Write};
-use std::net::{SocketAddr, TcpStream};
+use std::net::TcpStream;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
-use super::{DROPPED, DROPPED_PREFIX, Rules, TABLE};
+use super::{DROPPED, DROPPED_PREFIX, NOBODY, Rules, TABLE};
 
 /// Where `nft` is looked for when it is not on the path: users' paths often leave these out.
 const PLACES: [&str; 4] = ["/usr/sbin", "/sbin", "/usr/local/sbin", "/usr/bin"];
@@ -69,11 +69,21 @@ pub fn counters() -> Result<[u64; DROPPED.len()], ApplyError> {
     Ok(found)
 }
 
-/// Whether a connection to an address that the rules redirect is refused at once, as it must be while nothing listens.
+/// Whether the rules hold for this process: connections that they redirect are refused at once, as they must be while
+/// nothing listens, or there is no way out at all. To be asked before the sidecar starts.
 #[must_use]
-pub fn refuses(address: SocketAddr) -> bool {
-    TcpStream::connect_timeout(&address, Duration::from_secs(2))
-        .is_err_and(|error| error.kind() == io::ErrorKind::ConnectionRefused)
+pub fn hold() -> bool {
+    NOBODY.iter().all(|address| {
+        TcpStream::connect_timeout(address, Duration::from_secs(2)).is_err_and(|error| {
+            matches!(
+                error.kind(),
+                io::ErrorKind::ConnectionRefused
+                    | io::ErrorKind::NetworkUnreachable
+                    | io::ErrorKind::HostUnreachable
+                    | io::ErrorKind::AddrNotAvailable
+            )
+        })
+    })
 }
 
 fn nft(arguments: &[&str], input: &str) -> Result<String, ApplyError> {

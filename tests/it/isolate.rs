@@ -1,0 +1,1 @@
+//! `sideguard run --isolate netns`: any program, unchanged, is governed.
