@@ -293,6 +293,71 @@ async fn tls_that_names_nobody_or_hides_its_name_is_handled_by_rule() {
     }
 }
 
+/// A real hello for a name, with one more extension put in: an encrypted hello, as browsers pretend to have. Prints the
+/// kind of the first record that comes back.
+const ENCRYPTED: &str = "import socket, ssl, struct\nbio, out = ssl.MemoryBIO(), ssl.MemoryBIO()\n\
+    c = ssl.create_default_context().wrap_bio(bio, out, server_hostname='crm.example')\n\
+    try: c.do_handshake()\nexcept ssl.SSLWantReadError: pass\nh = bytearray(out.read())\n\
+    more = struct.pack('>HH', 0xfe0d, 4) + b'\\0\\0\\0\\0'\nat = 43 + 1 + h[43]\n\
+    at += 2 + struct.unpack_from('>H', h, at)[0]\nat += 1 + h[at]\n\
+    for place, form in ((3, '>H'), (at, '>H')):\n \
+    struct.pack_into(form, h, place, struct.unpack_from(form, h, place)[0] + len(more))\n\
+    h[6:9] = (int.from_bytes(h[6:9], 'big') + len(more)).to_bytes(3, 'big')\n\
+    s = socket.create_connection(('crm.example', 443), 10)\ns.sendall(bytes(h) + more)\nprint(s.recv(1)[0])";
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_encrypted_hello_is_handled_by_rule() {
+    // An alert, or the server's hello.
+    for (rule, expected) in [("refuse", "21"), ("outer", "22")] {
+        let spec = format!(
+            "  agent: {{name: tester}}\n  hosts: {{\"crm.example\": \"{}:443\"}}\n  tls: {{ech: {rule}}}\n",
+            WORLD[0]
+        );
+        let (pod, sidecar) = governed(&spec, &[("allow.yaml", ALLOW)]);
+        let mut command = pod.container(AGENT, &["/usr/bin/python3", "-c", ENCRYPTED]);
+        let output = command.output().await.expect("a start");
+        let told = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert_eq!(String::from_utf8_lossy(&output.stdout).trim(), expected, "{rule}: {told}");
+        if rule == "refuse" {
+            let hidden =
+                |entry: &Value| entry["reason"].as_str().is_some_and(|reason| reason.contains("tls.ech"));
+            sidecar.recorded(hidden).await;
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn closed_tls_is_tunnelled_to_the_host_that_its_hello_names() {
+    let authority = Authority::new();
+    let spec = format!(
+        "  agent: {{name: tester}}\n  hosts: {{\"bank.example\": \"{0}:443\"}}\n  tls: {{passthrough: [bank.example]}}\n",
+        WORLD[0]
+    );
+    let (pod, sidecar) = governed(&spec, &[("allow.yaml", ALLOW)]);
+    let tls = authority.server(&["bank.example", "evil.example"], &["http/1.1"]);
+    let fake = Fake::on(pod.listen(&format!("{}:443", WORLD[0])), Some(tls), |_| {
+        fake::reply("text/plain", fake::whole("there"))
+    });
+    std::fs::copy(authority.path(), pod.dir().join("bundle.pem")).expect("a file");
+    std::fs::set_permissions(
+        pod.dir().join("bundle.pem"),
+        std::os::unix::fs::PermissionsExt::from_mode(0o644),
+    )
+    .expect("a mode");
+    assert_eq!(curl(&pod, AGENT, &["https://bank.example/"]).await.0, "there");
+    let by_connect = ["-x", "http://127.0.0.1:4750"];
+    assert_eq!(curl(&pod, AGENT, &[&by_connect[..], &["https://bank.example/"]].concat()).await.0, "there");
+    // The tunnel leads to one host, the hello inside asks for another.
+    let fronted =
+        [&by_connect[..], &["--connect-to", "evil.example:443:bank.example:443", "https://evil.example/"]];
+    let (text, code) = curl(&pod, AGENT, &fronted.concat()).await;
+    assert_ne!(code, 0, "{text}");
+    assert_eq!(fake.seen().len(), 2);
+    let outcomes = sidecar.recorded_times(3, |entry| entry["phase"] == "outcome").await;
+    let refused: Vec<_> = outcomes.iter().filter(|entry| entry["code"] == "unjudgeable").collect();
+    assert_eq!((refused.len(), &refused[0]["bytes"]), (1, &serde_json::json!([0, 0])), "{outcomes:#?}");
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn the_init_step_says_what_is_missing() {
     let pod = Pod::new();

@@ -7,8 +7,9 @@ use super::{Finding, Severity, Source, environment, nearest};
 use crate::yaml::{self, Mark, Node, Value};
 
 /// Keys of [`ProxySpec`]; what the environment may set.
-const KEYS: [&str; 13] = [
+const KEYS: [&str; 15] = [
     "agent",
+    "agents",
     "listen",
     "control",
     "policies",
@@ -16,6 +17,7 @@ const KEYS: [&str; 13] = [
     "tls",
     "upstreams",
     "hosts",
+    "private",
     "limits",
     "audit",
     "prices",
@@ -107,5 +109,20 @@ fn envelope(page: &Page, root: &Node, findings: &mut Vec<Finding>) {
         };
         let message = format!("there is no key `{}` here", entry.key);
         findings.push(page.finding(entry.at, "unknown-key", message, hint));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use sideguard_types::resource::ProxySpec;
+
+    #[test]
+    fn every_key_can_be_set_in_the_environment() {
+        let spec = serde_json::to_value(ProxySpec::default()).expect("a map");
+        let mut keys: Vec<&String> = spec.as_object().expect("a map").keys().collect();
+        let mut known = super::KEYS;
+        keys.sort_unstable();
+        known.sort_unstable();
+        assert_eq!(keys, known);
     }
 }
