@@ -298,7 +298,7 @@ async fn tls_that_names_nobody_or_hides_its_name_is_handled_by_rule() {
 const ENCRYPTED: &str = "import socket, ssl, struct\nbio, out = ssl.MemoryBIO(), ssl.MemoryBIO()\n\
     c = ssl.create_default_context().wrap_bio(bio, out, server_hostname='crm.example')\n\
     try: c.do_handshake()\nexcept ssl.SSLWantReadError: pass\nh = bytearray(out.read())\n\
-    more = struct.pack('>HH', 0xfe0d, 4) + b'\\0\\0\\0\\0'\nat = 43 + 1 + h[43]\n\
+    more = struct.pack('>HHBHHBHHI', 0xfe0d, 14, 0, 1, 1, 7, 0, 4, 9)\nat = 43 + 1 + h[43]\n\
     at += 2 + struct.unpack_from('>H', h, at)[0]\nat += 1 + h[at]\n\
     for place, form in ((3, '>H'), (at, '>H')):\n \
     struct.pack_into(form, h, place, struct.unpack_from(form, h, place)[0] + len(more))\n\
