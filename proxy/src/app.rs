@@ -39,6 +39,7 @@ use crate::prices::Prices;
 use crate::rates::Rates;
 use crate::resolve::Resolver;
 use crate::sessions::{McpSessions, Runaways};
+use crate::upstreams;
 use crate::velocity::Counters;
 
 /// How often policy files and the kill file are looked at.
@@ -274,17 +275,32 @@ pub async fn start(
     Ok(Running { sidecar, outbound: outbound_at, admin: admin_at, tasks, accepting })
 }
 
-/// Ports of this host that configured upstreams are at. What is wrong with configuration or policy is found here too,
-/// before anything is started.
+/// What a command's surroundings have to know of its upstreams.
+#[derive(Debug)]
+pub struct Survey {
+    /// Ports of this host that upstreams are at.
+    pub local_ports: Vec<u16>,
+    /// Environment variables that hold credentials.
+    pub key_variables: Vec<String>,
+}
+
+/// Looks at configuration and policy without starting anything; what is wrong with them is found here too.
 ///
 /// # Errors
 /// As for [`start`].
-pub fn local_ports(spec: &ProxySpec, given: &[Source]) -> Result<Vec<u16>, StartError> {
+pub fn survey(spec: &ProxySpec, given: &[Source]) -> Result<Survey, StartError> {
     config::check(spec)?;
     let mut sources = feed::read(&spec.policies)?;
     sources.extend(given.iter().cloned());
     let policy = feed::build(&sources, &spec.upstreams, &Process)?;
-    Ok(policy.upstreams.local_ports().collect())
+    let mut key_variables: Vec<String> = upstreams::key_variables().map(str::to_owned).collect();
+    let named = spec.upstreams.iter().map(|upstream| &upstream.credential);
+    let credentials = named.chain(policy.set.upstreams().iter().map(|(_, upstream)| &upstream.credential));
+    for credential in credentials.flatten() {
+        let names = credential.value.split("${env:").skip(1).filter_map(|rest| rest.split_once('}'));
+        key_variables.extend(names.map(|(name, _)| name.to_owned()));
+    }
+    Ok(Survey { local_ports: policy.upstreams.local_ports().collect(), key_variables })
 }
 
 fn assemble(

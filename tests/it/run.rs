@@ -109,6 +109,26 @@ async fn the_command_finds_the_proxy_and_its_roots_in_the_environment_and_no_key
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_credential_that_a_policy_file_names_stays_with_the_sidecar() {
+    let (state, place) = (state(), tempfile::tempdir().expect("a directory"));
+    let file = place.path().join("policy.yaml");
+    let upstream = "apiVersion: sideguard.dev/v1\nkind: Upstream\nmetadata: {name: crm}\nspec: {baseUrl: \"http://127.0.0.1:1\", \
+        credential: {header: authorization, value: \"Bearer ${env:CRM_TOKEN}\"}}\n---\n";
+    std::fs::write(&file, format!("{upstream}{}", harness::sidecar::ALLOW)).expect("a file");
+    for way in WAYS {
+        let file = file.display().to_string();
+        let run =
+            ["run", "--isolate", way, "-f", &file, "--", "sh", "-c", "echo $CRM_TOKEN; cat /proc/*/environ"];
+        let mut command = command(state.path(), &run);
+        // The command and its own ancestors inside: nobody there has ever held it.
+        command.env("CRM_TOKEN", "canary-crm-token");
+        let ran = ran(command).await;
+        assert_eq!(ran.out.lines().next(), Some("sideguard"), "{way}: {}", ran.err);
+        assert!(way == "env" || !ran.out.contains("canary"), "{}", ran.out);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn signals_reach_the_command() {
     let state = state();
     let signals = [("TERM", 41), ("HUP", 42), ("USR1", 43), ("INT", 44)];

@@ -130,18 +130,26 @@ async fn under_sidecar(
     summary: Arc<Summary>,
 ) -> anyhow::Result<ExitCode> {
     let (spec, given) = specification(arguments, agent)?;
-    let mut local = app::local_ports(&spec, &given)?;
+    let app::Survey { local_ports: mut local, key_variables } = app::survey(&spec, &given)?;
     local.extend(&arguments.local);
     local.sort_unstable();
     local.dedup();
     let user = isolated::user(arguments.user.as_deref()).map_err(wrong)?;
+    let as_root = user.is_none() && rustix::process::geteuid().is_root();
     let space = match arguments.isolate {
         Isolate::Env => None,
         Isolate::Netns | Isolate::Auto => {
             let trust = isolated::trust(state);
-            let variables = child::variables(None, &trust);
+            let variables = child::variables(None, &trust, &key_variables);
             match isolated::prepare(trust, local, user, variables) {
-                Ok(made) => Some(made),
+                Ok(made) => {
+                    if as_root {
+                        eprintln!(
+                            "sideguard: the command runs as root, without capabilities: files that root's other programs run are within its reach (--user NAME)"
+                        );
+                    }
+                    Some(made)
+                }
                 Err(why) if arguments.isolate == Isolate::Netns => bail!("--isolate netns: {why}"),
                 Err(why) => {
                     eprintln!(
@@ -157,7 +165,10 @@ async fn under_sidecar(
         let (program, rest) = arguments.command.split_first().context("no command")?;
         let mut command = tokio::process::Command::new(program);
         command.args(rest);
-        child::set(&mut command, child::variables(Some(running.outbound()), &state.join("ca")));
+        child::set(
+            &mut command,
+            child::variables(Some(running.outbound()), &state.join("ca"), &key_variables),
+        );
         let status = match child::start(&mut command, program) {
             Ok(started) => started.wait().await,
             Err(status) => status,

@@ -7,7 +7,6 @@ use std::path::Path;
 use std::process::{ExitCode, ExitStatus};
 
 use rustix::process::{Pid, Signal, kill_process};
-use sideguard_proxy::upstreams;
 use sideguard_runtime::environment;
 use sideguard_runtime::tasks::{self, Owned};
 use tokio::process::{Child, Command};
@@ -30,11 +29,11 @@ const TRUST: [&str; 8] = [
 const PROXY: [&str; 6] = ["HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "http_proxy", "https_proxy", "all_proxy"];
 
 /// What a command finds in its environment; `None` takes a variable away.
-pub(crate) type Variables = Vec<(&'static str, Option<String>)>;
+pub(crate) type Variables = Vec<(String, Option<String>)>;
 
 /// What the command's environment changes: `proxy` is where it has to go by itself, none where it is taken there anyway;
-/// `trust` is the directory with the bundle of roots.
-pub(super) fn variables(proxy: Option<SocketAddr>, trust: &Path) -> Variables {
+/// `trust` is the directory with the bundle of roots; `keys` are variables whose values are not for the command.
+pub(super) fn variables(proxy: Option<SocketAddr>, trust: &Path, keys: &[String]) -> Variables {
     let url = proxy.map(|proxy| format!("http://{proxy}"));
     let mut variables = Vec::new();
     for name in PROXY {
@@ -49,11 +48,10 @@ pub(super) fn variables(proxy: Option<SocketAddr>, trust: &Path) -> Variables {
         variables.push((name, Some(bundle.clone())));
     }
     variables.push(("SSL_CERT_DIR", Some(trust.display().to_string())));
-    for name in upstreams::key_variables() {
-        if environment::variable(name).is_some() {
-            variables.push((name, Some(PLACEHOLDER.to_owned())));
-        }
-    }
+    let mut variables: Variables =
+        variables.into_iter().map(|(name, value)| (name.to_owned(), value)).collect();
+    let set = keys.iter().filter(|name| environment::variable(name).is_some());
+    variables.extend(set.map(|name| (name.clone(), Some(PLACEHOLDER.to_owned()))));
     variables
 }
 

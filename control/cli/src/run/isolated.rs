@@ -48,9 +48,9 @@ pub(crate) fn prepare(
     command.arg0("sideguard").args(["__outer", &end.as_raw_fd().to_string()]);
     if let Some(name) = user.as_ref().and_then(|user| name_of(user.uid)) {
         variables.extend([
-            ("HOME", Some(name.home)),
-            ("USER", Some(name.name.clone())),
-            ("LOGNAME", Some(name.name)),
+            ("HOME".to_owned(), Some(name.home)),
+            ("USER".to_owned(), Some(name.name.clone())),
+            ("LOGNAME".to_owned(), Some(name.name)),
         ]);
     }
     child::set(&mut command, variables);
