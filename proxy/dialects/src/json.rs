@@ -62,7 +62,33 @@ pub struct Document<'b> {
 impl<'b> Document<'b> {
     /// Members of its root, as [`Value::members`] of it but without another look at the bytes between.
     pub fn members(&self) -> impl Iterator<Item = Member<'b>> {
-        self.scanned.members.iter().map(|outer| Member::new(self.root.document, outer.key, outer.value))
+        self.outer(1, self.root)
+    }
+
+    /// Elements of the array that one of those members is, as [`Value::elements`] of it but without another look at
+    /// the bytes between; none when it is not an array.
+    pub fn elements(&self, member: &Member<'b>) -> impl Iterator<Item = Value<'b>> {
+        let known = member.value.kind() == Kind::Array && !self.scanned.cut;
+        let walked = self.scanned.cut.then(|| member.value.elements()).into_iter().flatten();
+        self.outer(2, member.value).filter(move |_| known).map(|element| element.value).chain(walked)
+    }
+
+    /// Members of the object that one of those elements is, as [`Value::members`] of it but without another look at
+    /// the bytes between; none when it is not an object.
+    pub fn members_of(&self, element: Value<'b>) -> impl Iterator<Item = Member<'b>> {
+        let known = element.kind() == Kind::Object && !self.scanned.cut;
+        let walked = self.scanned.cut.then(|| element.members()).into_iter().flatten();
+        self.outer(3, element).filter(move |_| known).chain(walked)
+    }
+
+    /// What the pass kept of one level, as far as it stands within `value`.
+    fn outer(&self, level: usize, value: Value<'b>) -> impl Iterator<Item = Member<'b>> {
+        let known = &self.scanned.outer;
+        let first = known.partition_point(|outer| outer.value.0 <= value.start);
+        let inside = known.iter().skip(first).take_while(move |outer| outer.value.0 < value.end);
+        inside
+            .filter(move |outer| outer.level == level)
+            .map(move |outer| Member::new(value.document, outer.key, outer.value))
     }
 
     /// What [`read_noting`] noted, in order.

@@ -128,6 +128,26 @@ fn agrees_with_serde(body: &[u8]) -> Result<(), TestCaseError> {
     Ok(())
 }
 
+#[test]
+fn a_large_document_is_read_as_a_small_one() {
+    let elements = r#"{"a":1,"b":[2]},"#.repeat(5_000);
+    let body = format!(r#"{{"first":[{elements}0],"last":[{{"c":3}}],"n":4}}"#);
+    let document = json::read(body.as_bytes()).expect("it is JSON");
+    let outer: Vec<_> = document.members().map(|m| (m.span(), m.value.span())).collect();
+    let walked: Vec<_> = document.root.members().map(|m| (m.span(), m.value.span())).collect();
+    assert_eq!(outer, walked);
+    for member in document.members() {
+        let known: Vec<_> = document.elements(&member).map(|element| element.span()).collect();
+        let walked: Vec<_> = member.value.elements().map(|element| element.span()).collect();
+        assert_eq!(known, walked);
+        for element in document.elements(&member) {
+            let known: Vec<_> = document.members_of(element).map(|m| m.span()).collect();
+            let walked: Vec<_> = element.members().map(|m| m.span()).collect();
+            assert_eq!(known, walked);
+        }
+    }
+}
+
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(400))]
 
@@ -141,6 +161,16 @@ proptest! {
         let outer: Vec<_> = document.members().map(|m| (m.key().into_owned(), m.span(), m.value.span())).collect();
         let walked: Vec<_> = document.root.members().map(|m| (m.key().into_owned(), m.span(), m.value.span())).collect();
         prop_assert_eq!(outer, walked);
+        for member in document.members() {
+            let known: Vec<_> = document.elements(&member).map(|element| element.span()).collect();
+            let walked: Vec<_> = member.value.elements().map(|element| element.span()).collect();
+            prop_assert_eq!(known, walked);
+            for element in member.value.elements() {
+                let known: Vec<_> = document.members_of(element).map(|m| (m.span(), m.value.span())).collect();
+                let walked: Vec<_> = element.members().map(|m| (m.span(), m.value.span())).collect();
+                prop_assert_eq!(known, walked);
+            }
+        }
     }
 
     #[test]

@@ -14,15 +14,25 @@ pub(super) struct Scanned {
     pub(super) span: Range<usize>,
     /// Bytes by which escapes are longer than what they stand for.
     pub(super) saved: usize,
-    /// Members of the outermost object.
-    pub(super) members: SmallVec<[Outer; 16]>,
+    /// What stands in the outermost object, down to [`LEVELS`], in order.
+    pub(super) outer: SmallVec<[Outer; 16]>,
+    /// Whether there was more than is kept, so that only its members are all there.
+    pub(super) cut: bool,
     /// String values of the member that was to be noted.
     pub(super) noted: Vec<Note>,
 }
 
-/// Where a member of the outermost object stands: what is between its key's quotes, and its value.
+/// Levels within the outermost object of which places are kept: its members, what is in those, and once more. There
+/// requests have their tools, and the schemas that are long are below.
+const LEVELS: usize = 3;
+/// Most of these places that are kept, members of the outermost object aside: a body must not cost many times its size.
+const KEPT: usize = 2_048;
+
+/// Where a member or an element stands: what is between its key's quotes, and its value.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Outer {
+    /// 1 for members of the outermost object.
+    pub(super) level: usize,
     pub(super) key: (usize, usize),
     pub(super) value: (usize, usize),
 }
@@ -43,7 +53,9 @@ pub(super) fn document(text: &str, note: Option<&str>) -> Result<Scanned, JsonEr
         at: 0,
         note,
         pending: None,
-        found: Scanned { span: 0..0, saved: 0, members: SmallVec::new(), noted: Vec::new() },
+        key: (0, 0),
+        latest: [0; LEVELS],
+        found: Scanned { span: 0..0, saved: 0, outer: SmallVec::new(), cut: false, noted: Vec::new() },
         open: SmallVec::new(),
         keys: SmallVec::new(),
     };
@@ -153,6 +165,10 @@ struct Scan<'b> {
     note: Option<&'b str>,
     /// Where the object starts whose noted member's value comes next.
     pending: Option<usize>,
+    /// The key whose value comes next.
+    key: (usize, usize),
+    /// By level, the place in `found.outer` that was made last.
+    latest: [usize; LEVELS],
     found: Scanned,
     open: SmallVec<[Open; 16]>,
     keys: SmallVec<[Key; 32]>,
@@ -163,11 +179,7 @@ impl Scan<'_> {
     fn value(&mut self) -> Result<bool, JsonError> {
         self.space();
         let noted = self.pending.take();
-        if let ([Open { object: true, .. }], Some(member)) =
-            (self.open.as_slice(), self.found.members.last_mut())
-        {
-            member.value.0 = self.at;
-        }
+        self.begin_outer();
         match self.peek() {
             Some(b'"') => {
                 let string = self.string()?;
@@ -198,9 +210,7 @@ impl Scan<'_> {
     /// Reads what follows a complete value. Whether another value must come.
     fn after_value(&mut self) -> Result<bool, JsonError> {
         while let Some(&open) = self.open.last() {
-            if let (1, Some(member)) = (self.open.len(), self.found.members.last_mut()) {
-                member.value.1 = self.at;
-            }
+            self.end_outer();
             self.space();
             match (self.peek(), open.object) {
                 (Some(b','), true) => {
@@ -225,6 +235,29 @@ impl Scan<'_> {
             }
         }
         Ok(false)
+    }
+
+    /// Keeps the place of a value that begins, where its level is one of the outer ones.
+    fn begin_outer(&mut self) {
+        let level = self.open.len();
+        if let Some(latest) = self.latest.get_mut(level.wrapping_sub(1))
+            && self.open.first().is_some_and(|outermost| outermost.object)
+        {
+            *latest = self.found.outer.len();
+            if level > 1 && *latest >= KEPT {
+                self.found.cut = true;
+                return;
+            }
+            self.found.outer.push(Outer { level, key: self.key, value: (self.at, self.at) });
+        }
+    }
+
+    /// Notes where a value ends whose place is kept.
+    fn end_outer(&mut self) {
+        let latest = self.latest.get(self.open.len().wrapping_sub(1));
+        if let Some(outer) = latest.and_then(|latest| self.found.outer.get_mut(*latest)) {
+            outer.value.1 = self.at;
+        }
     }
 
     fn enter(&mut self, object: bool) -> Result<(), JsonError> {
@@ -266,11 +299,7 @@ impl Scan<'_> {
         }
         let key = self.string()?;
         self.keys.push(key);
-        if let [outermost] = self.open.as_slice()
-            && outermost.object
-        {
-            self.found.members.push(Outer { key: (key.start, key.end), value: (0, 0) });
-        }
+        self.key = (key.start, key.end);
         if self.note.is_some_and(|note| self.is(key, note)) {
             self.pending = self.open.last().map(|object| object.start);
         }

@@ -43,7 +43,7 @@ pub(super) fn messages<'b>(op: Operation, document: &Document<'b>) -> Result<Mod
         only_as_spelled(&key, &GOVERNED)?;
         match &*key {
             "messages" => has_messages = is_given(&member, Kind::Array)?,
-            _ => read_member(&key, &member, &mut request, &mut prompt)?,
+            _ => read_member(document, &key, &member, &mut request, &mut prompt)?,
         }
     }
     if request.model.is_empty() {
@@ -62,6 +62,7 @@ pub(super) fn messages<'b>(op: Operation, document: &Document<'b>) -> Result<Mod
 }
 
 fn read_member<'b>(
+    document: &Document<'b>,
     key: &str,
     member: &Member<'b>,
     request: &mut ModelRequest<'b>,
@@ -80,7 +81,7 @@ fn read_member<'b>(
         "container" if !member.value.is_null() => prompt.open = true,
         "output_config" | "output_format" => prompt.rendered += member.value.raw().len(),
         "mcp_servers" if is_given(member, Kind::Array)? => {
-            for server in member.value.elements() {
+            for server in document.elements(member) {
                 let url = server.get("url").and_then(|url| url.as_str()).unwrap_or_default();
                 request.hosted_tools.push(Cow::Owned(format!("mcp:{url}")));
                 prompt.open = true;
@@ -88,8 +89,8 @@ fn read_member<'b>(
         }
         "tools" if is_given(member, Kind::Array)? => {
             prompt.rendered += member.value.raw().len();
-            for tool in member.value.elements() {
-                read_tool(tool, request, prompt)?;
+            for tool in document.elements(member) {
+                read_tool(document, tool, request, prompt)?;
             }
         }
         _ => {}
@@ -98,17 +99,20 @@ fn read_member<'b>(
 }
 
 fn read_tool<'b>(
+    document: &Document<'b>,
     tool: Value<'b>,
     request: &mut ModelRequest<'b>,
     prompt: &mut Prompt,
 ) -> Result<(), Unreadable> {
-    let kind = match tool.get("type").filter(|kind| !kind.is_null()) {
+    let get =
+        |name: &str| document.members_of(tool).find(|member| member.is(name)).map(|member| member.value);
+    let kind = match get("type").filter(|kind| !kind.is_null()) {
         Some(kind) => name("tools[].type", kind)?,
         None => Cow::Borrowed("custom"),
     };
     prompt.built_in += 1;
     if RUN_BY_AGENT.iter().any(|run| kind.starts_with(run)) {
-        match tool.get("name") {
+        match get("name") {
             Some(value) => request.tools.push(name("tools[].name", value)?),
             None => return wrong("tools[].name", "is missing"),
         }

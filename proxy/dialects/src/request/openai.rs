@@ -4,6 +4,7 @@
 use std::borrow::Cow;
 
 use sideguard_types::units::Tokens;
+use smallvec::SmallVec;
 
 use super::bound::{InputBound, Prompt};
 use super::model::{CapName, ModelRequest, Places, StreamOptions};
@@ -57,7 +58,7 @@ fn read<'b>(op: Operation, document: &Document<'b>) -> Result<ModelRequest<'b>, 
     if root.kind() != Kind::Object {
         return wrong("body", "must be an object");
     }
-    let mut call = Call::new(op, root);
+    let mut call = Call::new(op, document);
     for member in document.members() {
         let key = member.key();
         only_as_spelled(&key, &GOVERNED)?;
@@ -67,19 +68,23 @@ fn read<'b>(op: Operation, document: &Document<'b>) -> Result<ModelRequest<'b>, 
             _ => call.common_member(&key, &member)?,
         }
     }
-    call.finish(document)
+    call.finish()
 }
 
+/// Members of one tool.
+type Parts<'b> = SmallVec<[Member<'b>; 8]>;
+
 /// A request that is being read, member by member.
-struct Call<'b> {
+struct Call<'d, 'b> {
+    document: &'d Document<'b>,
     request: ModelRequest<'b>,
     model: Option<Cow<'b, str>>,
     has_prompt: bool,
     prompt: Prompt,
 }
 
-impl<'b> Call<'b> {
-    fn new(op: Operation, root: Value<'b>) -> Self {
+impl<'d, 'b> Call<'d, 'b> {
+    fn new(op: Operation, document: &'d Document<'b>) -> Self {
         let no_output = op == Operation::Embeddings;
         let request = ModelRequest {
             op,
@@ -91,9 +96,10 @@ impl<'b> Call<'b> {
             tools: Vec::new(),
             hosted_tools: Vec::new(),
             input: InputBound::default(),
-            places: Places { inside: root.span().start + 1, ..Places::default() },
+            places: Places { inside: document.root.span().start + 1, ..Places::default() },
         };
-        Self { request, model: None, has_prompt: op == Operation::Responses, prompt: Prompt::default() }
+        let has_prompt = op == Operation::Responses;
+        Self { document, request, model: None, has_prompt, prompt: Prompt::default() }
     }
 
     fn chat_member(&mut self, key: &str, member: &Member<'b>) -> Result<(), Unreadable> {
@@ -105,8 +111,8 @@ impl<'b> Call<'b> {
             "stream_options" => self.stream_options(member)?,
             "functions" if is_given(member, Kind::Array)? => {
                 self.prompt.rendered += member.value.raw().len();
-                for function in member.value.elements() {
-                    self.request.tools.push(member_name(function, "name", "functions[].name")?);
+                for function in self.document.elements(member) {
+                    self.request.tools.push(given_name(function.get("name"), "functions[].name")?);
                 }
             }
             // xAI's and OpenRouter's ways to let the provider search.
@@ -145,8 +151,8 @@ impl<'b> Call<'b> {
             "response_format" | "text" => self.prompt.rendered += member.value.raw().len(),
             "tools" if is_given(member, Kind::Array)? => {
                 self.prompt.rendered += member.value.raw().len();
-                for tool in member.value.elements() {
-                    self.tool(tool)?;
+                for tool in self.document.elements(member) {
+                    self.tool(&self.document.members_of(tool).collect())?;
                 }
             }
             _ => {}
@@ -183,23 +189,26 @@ impl<'b> Call<'b> {
         Ok(())
     }
 
-    fn tool(&mut self, tool: Value<'b>) -> Result<(), Unreadable> {
-        let kind = member_name(tool, "type", "tools[].type")?;
-        let nested = tool.get(&kind).filter(|nested| nested.kind() == Kind::Object);
+    fn tool(&mut self, members: &Parts<'b>) -> Result<(), Unreadable> {
+        let get = |name: &str| members.iter().find(|member| member.is(name)).map(|member| member.value);
+        let kind = given_name(get("type"), "tools[].type")?;
         match &*kind {
             "function" | "custom" => {
-                let named = if self.request.op == Operation::Chat { nested.unwrap_or(tool) } else { tool };
-                self.request.tools.push(member_name(named, "name", "tools[].name")?);
+                let nested = get(&kind).filter(|nested| nested.kind() == Kind::Object);
+                let named = match nested.filter(|_| self.request.op == Operation::Chat) {
+                    Some(nested) => nested.get("name"),
+                    None => get("name"),
+                };
+                self.request.tools.push(given_name(named, "tools[].name")?);
             }
             // A group of tools that the model may look up.
             "namespace" => {
-                for inner in tool.get("tools").into_iter().flat_map(|tools| tools.elements()) {
-                    self.tool(inner)?;
+                for inner in get("tools").into_iter().flat_map(|tools| tools.elements()) {
+                    self.tool(&inner.members().collect())?;
                 }
             }
             "mcp" => {
-                let server =
-                    tool.get("server_url").or_else(|| tool.get("connector_id")).and_then(|url| url.as_str());
+                let server = get("server_url").or_else(|| get("connector_id")).and_then(|url| url.as_str());
                 self.request.hosted_tools.push(Cow::Owned(format!("mcp:{}", server.unwrap_or_default())));
                 self.prompt.open = true;
             }
@@ -216,7 +225,7 @@ impl<'b> Call<'b> {
         Ok(())
     }
 
-    fn finish(mut self, document: &Document<'b>) -> Result<ModelRequest<'b>, Unreadable> {
+    fn finish(mut self) -> Result<ModelRequest<'b>, Unreadable> {
         let Some(model) = self.model.take() else {
             return wrong("model", "is missing: name one");
         };
@@ -225,14 +234,14 @@ impl<'b> Call<'b> {
             return wrong(prompt, "is missing");
         }
         self.request.model = model;
-        self.request.input = self.prompt.bound(self.request.op, document);
+        self.request.input = self.prompt.bound(self.request.op, self.document);
         Ok(self.request)
     }
 }
 
-/// The name at `member` of `object`; `shown` is what an error calls it.
-fn member_name<'b>(object: Value<'b>, member: &str, shown: &str) -> Result<Cow<'b, str>, Unreadable> {
-    match object.get(member) {
+/// The name that `value` is; `shown` is what an error calls it.
+fn given_name<'b>(value: Option<Value<'b>>, shown: &str) -> Result<Cow<'b, str>, Unreadable> {
+    match value {
         Some(value) => name(shown, value),
         None => wrong(shown, "is missing"),
     }
