@@ -249,6 +249,19 @@ impl<'b> Value<'b> {
         self.members().find(|member| member.is(key)).map(|member| member.value)
     }
 
+    /// The members of these names that are there and not `null`, found in one walk.
+    #[must_use]
+    pub fn named<const N: usize>(&self, names: [&str; N]) -> [Option<Self>; N] {
+        let mut found = [None; N];
+        for member in self.members().filter(|member| !member.value.is_null()) {
+            let place = names.iter().zip(&mut found).find(|(name, _)| member.is(name));
+            if let Some((_, place)) = place {
+                *place = Some(member.value);
+            }
+        }
+        found
+    }
+
     /// Its characters, where it is a string.
     #[must_use]
     pub fn as_str(&self) -> Option<Cow<'b, str>> {

@@ -28,19 +28,26 @@ pub fn whole(op: Operation, body: &[u8]) -> Usage {
 /// (xAI) whose `total_tokens` shows that reasoning came on top.
 #[must_use]
 pub fn chat(usage: Value<'_>) -> Usage {
-    let input = tokens(usage, &["prompt_tokens"]);
-    let stated = tokens(usage, &["completion_tokens"]);
-    let beyond_input = tokens(usage, &["total_tokens"])
-        .zip(input)
-        .map(|(total, Tokens(input))| Tokens(total.0.saturating_sub(input)));
+    let [input, stated, total, input_details, output_details, cache_hit] = usage.named([
+        "prompt_tokens",
+        "completion_tokens",
+        "total_tokens",
+        "prompt_tokens_details",
+        "completion_tokens_details",
+        "prompt_cache_hit_tokens",
+    ]);
+    let [cached, cache_write] = within(input_details, ["cached_tokens", "cache_write_tokens"]);
+    let [reasoning] = within(output_details, ["reasoning_tokens"]);
+    let (input, stated) = (tokens(input), tokens(stated));
+    let beyond_input =
+        tokens(total).zip(input).map(|(total, Tokens(input))| Tokens(total.0.saturating_sub(input)));
     Usage {
         input,
         output: stated.map(|stated| stated.max(beyond_input.unwrap_or_default())),
         // DeepSeek names its cache hits otherwise.
-        cached: tokens(usage, &["prompt_tokens_details", "cached_tokens"])
-            .or_else(|| tokens(usage, &["prompt_cache_hit_tokens"])),
-        cache_write: tokens(usage, &["prompt_tokens_details", "cache_write_tokens"]),
-        reasoning: tokens(usage, &["completion_tokens_details", "reasoning_tokens"]),
+        cached: cached.or(tokens(cache_hit)),
+        cache_write,
+        reasoning,
         estimated: false,
     }
 }
@@ -48,37 +55,44 @@ pub fn chat(usage: Value<'_>) -> Usage {
 /// A response's `usage` object; cached and reasoning tokens are parts of the whole.
 #[must_use]
 pub fn responses(usage: Value<'_>) -> Usage {
-    Usage {
-        input: tokens(usage, &["input_tokens"]),
-        output: tokens(usage, &["output_tokens"]),
-        cached: tokens(usage, &["input_tokens_details", "cached_tokens"]),
-        cache_write: tokens(usage, &["input_tokens_details", "cache_write_tokens"]),
-        reasoning: tokens(usage, &["output_tokens_details", "reasoning_tokens"]),
-        estimated: false,
-    }
+    let [input, output, input_details, output_details] =
+        usage.named(["input_tokens", "output_tokens", "input_tokens_details", "output_tokens_details"]);
+    let [cached, cache_write] = within(input_details, ["cached_tokens", "cache_write_tokens"]);
+    let [reasoning] = within(output_details, ["reasoning_tokens"]);
+    Usage { input: tokens(input), output: tokens(output), cached, cache_write, reasoning, estimated: false }
 }
 
 /// A message's `usage` object. Anthropic's `input_tokens` leaves the cache out, so that its reads and writes
 /// are added.
 #[must_use]
 pub fn messages(usage: Value<'_>) -> Usage {
-    let cached = tokens(usage, &["cache_read_input_tokens"]);
-    let cache_write = tokens(usage, &["cache_creation_input_tokens"]);
-    let uncached = tokens(usage, &["input_tokens"]);
+    let [uncached, output, cached, cache_write, output_details] = usage.named([
+        "input_tokens",
+        "output_tokens",
+        "cache_read_input_tokens",
+        "cache_creation_input_tokens",
+        "output_tokens_details",
+    ]);
+    let (cached, cache_write) = (tokens(cached), tokens(cache_write));
+    let [thinking, reasoning] = within(output_details, ["thinking_tokens", "reasoning_tokens"]);
     Usage {
-        input: uncached
+        input: tokens(uncached)
             .map(|input| input.plus(cached.unwrap_or_default()).plus(cache_write.unwrap_or_default())),
-        output: tokens(usage, &["output_tokens"]),
+        output: tokens(output),
         cached,
         cache_write,
-        reasoning: tokens(usage, &["output_tokens_details", "thinking_tokens"])
-            .or_else(|| tokens(usage, &["output_tokens_details", "reasoning_tokens"])),
+        reasoning: thinking.or(reasoning),
         estimated: false,
     }
 }
 
-fn tokens(usage: Value<'_>, path: &[&str]) -> Option<Tokens> {
-    path.iter().try_fold(usage, |value, key| value.get(key))?.as_count().map(Tokens)
+/// The counts of these names in an object within the usage.
+fn within<const N: usize>(details: Option<Value<'_>>, names: [&str; N]) -> [Option<Tokens>; N] {
+    details.map_or([None; N], |details| details.named(names)).map(tokens)
+}
+
+fn tokens(count: Option<Value<'_>>) -> Option<Tokens> {
+    count?.as_count().map(Tokens)
 }
 
 #[cfg(test)]

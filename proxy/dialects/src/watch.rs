@@ -28,7 +28,7 @@ use sideguard_types::usage::Usage;
 use crate::json;
 use crate::sse::{Event, Splitter};
 
-use dialect::{Dialect, Held, Read, Seen, Unjudgeable, Way, dialect, kind_of, member, members, text_of};
+use dialect::{Dialect, Held, Read, Seen, Unjudgeable, Way, dialect, kind_of, member, text_of};
 
 pub use whole::{WholeError, whole};
 

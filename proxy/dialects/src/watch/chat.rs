@@ -12,7 +12,7 @@ use sideguard_types::refusal::Refusal;
 use super::calls::{CallIndex, Calls};
 use super::rebuild::{self, Change, quoted};
 use super::tally::Tally;
-use super::{Dialect, Held, Read, Seen, ToolKind, Unjudgeable, Way, ending, member, members, text_of};
+use super::{Dialect, Held, Read, Seen, ToolKind, Unjudgeable, Way, ending, member, text_of};
 use crate::edit::{self, Edit};
 use crate::json::{self, Kind, Value};
 use crate::usage;
@@ -65,7 +65,7 @@ impl Chat {
 
     /// Reads a chunk or a completion, which differ only in [`Chat::part`].
     fn read_root(&mut self, root: Value<'_>, seen: &mut Seen) -> Result<Chunk, Unjudgeable> {
-        let [model, usage, groq, choices] = members(root, ["model", "usage", "x_groq", "choices"]);
+        let [model, usage, groq, choices] = root.named(["model", "usage", "x_groq", "choices"]);
         seen.tally.model_is(model);
         let mut chunk = Chunk { pieces: Vec::new(), only_usage: usage.is_some() };
         for choice in choices.iter().flat_map(Value::elements) {
@@ -83,7 +83,7 @@ impl Chat {
         pieces: &mut Vec<CallIndex>,
     ) -> Result<(), Unjudgeable> {
         let [index, part, message, finish, usage] =
-            members(choice, ["index", self.part(), "message", "finish_reason", "usage"]);
+            choice.named(["index", self.part(), "message", "finish_reason", "usage"]);
         // Some servers repeat the whole message in the last chunk; what libraries make of calls in both is open.
         if message.is_some_and(has_calls) {
             return Err(Unjudgeable::because("a chunk holds tool calls outside of its `delta`"));
@@ -275,10 +275,14 @@ struct Pieces<'p> {
 
 impl Pieces<'_> {
     fn read(&mut self, part: Value<'_>) -> Result<(), Unjudgeable> {
-        let [content, refusal, reasoning_content, reasoning, tools, function] = members(
-            part,
-            ["content", "refusal", "reasoning_content", "reasoning", "tool_calls", "function_call"],
-        );
+        let [content, refusal, reasoning_content, reasoning, tools, function] = part.named([
+            "content",
+            "refusal",
+            "reasoning_content",
+            "reasoning",
+            "tool_calls",
+            "function_call",
+        ]);
         for text in [content, refusal, reasoning_content, reasoning].into_iter().flatten() {
             self.seen.tally.wrote(Some(text));
             text.elements().for_each(|item| self.seen.tally.wrote(item.get("text")));
@@ -356,8 +360,8 @@ fn read_usage(usage: Option<Value<'_>>, tally: &mut Tally) {
 }
 
 fn has_calls(message: Value<'_>) -> bool {
-    let tools = member(message, "tool_calls").is_some_and(|tools| tools.raw() != "[]");
-    tools || member(message, "function_call").is_some()
+    let [tools, function] = message.named(["tool_calls", "function_call"]);
+    tools.is_some_and(|tools| tools.raw() != "[]") || function.is_some()
 }
 
 fn says_something(content: Value<'_>) -> bool {

@@ -114,18 +114,6 @@ pub(super) fn member<'v>(object: Value<'v>, key: &str) -> Option<Value<'v>> {
     object.get(key).filter(|value| !value.is_null())
 }
 
-/// The members of these names that are there and not `null`, found in one pass.
-pub(super) fn members<'v, const N: usize>(object: Value<'v>, names: [&str; N]) -> [Option<Value<'v>>; N] {
-    let mut found = [None; N];
-    for member in object.members().filter(|member| !member.value.is_null()) {
-        let place = names.iter().zip(&mut found).find(|(name, _)| member.is(name));
-        if let Some((_, place)) = place {
-            *place = Some(member.value);
-        }
-    }
-    found
-}
-
 /// The text of a member; empty when it has none.
 pub(super) fn text_of<'v>(object: Value<'v>, key: &str) -> Cow<'v, str> {
     object.get(key).and_then(|value| value.as_str()).unwrap_or_default()

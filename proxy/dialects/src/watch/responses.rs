@@ -14,9 +14,7 @@ use sideguard_types::refusal::Refusal;
 
 use super::calls::{CallIndex, Calls};
 use super::rebuild::quoted;
-use super::{
-    Dialect, Held, Read, Seen, ToolKind, Unjudgeable, Way, ending, kind_of, member, members, text_of,
-};
+use super::{Dialect, Held, Read, Seen, ToolKind, Unjudgeable, Way, ending, kind_of, member, text_of};
 use crate::edit::{self, Edit};
 use crate::json::{self, Value};
 use crate::sse::Event;
@@ -194,7 +192,7 @@ impl Dialect for Responses {
         let kind = kind_of(name, root)?;
         let mut read = Read::new(Way::InTurn);
         let [sequence, response, index, item] =
-            members(root, ["sequence_number", "response", "output_index", "item"]);
+            root.named(["sequence_number", "response", "output_index", "item"]);
         read.sequence = sequence.and_then(|number| number.as_count());
         if let Some(response) = response {
             read.pieces = self.response(response, seen)?;

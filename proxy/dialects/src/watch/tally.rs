@@ -70,9 +70,14 @@ impl Tally {
 /// Words that begin after white space within one piece. Those that span pieces are not counted, for pieces of
 /// several choices and blocks may come in turns.
 fn words_begun(piece: &str) -> u64 {
-    let pairs = piece.as_bytes().windows(2);
-    let begun = pairs.filter(|pair| matches!(pair, [b' ' | b'\n', next] if next.is_ascii_alphanumeric()));
-    begun.count() as u64
+    // Blocks whose count fits into a byte, and no branch: so the compiler takes many bytes at a time.
+    const BLOCK: usize = 128;
+    let bytes = piece.as_bytes();
+    let begins = |(&blank, &next): (&u8, &u8)| {
+        u8::from(((blank == b' ') | (blank == b'\n')) & next.is_ascii_alphanumeric())
+    };
+    let blocks = bytes.chunks(BLOCK).zip(bytes.get(1..).unwrap_or_default().chunks(BLOCK));
+    blocks.map(|(blanks, nexts)| u64::from(blanks.iter().zip(nexts).map(begins).sum::<u8>())).sum()
 }
 
 #[cfg(test)]
