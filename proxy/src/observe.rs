@@ -117,12 +117,13 @@ impl Marks {
     }
 
     /// Puts the marks on, and takes away what an upstream may not say in Sideguard's name.
-    fn put(&self, upstream: Option<&http::HeaderMap>, reply: &mut Reply) {
-        for name in upstream.into_iter().flat_map(http::HeaderMap::keys) {
-            if name.as_str().starts_with("x-sideguard-") || (!self.known && *name == SHOULD_RETRY) {
-                reply.remove(name.clone());
-            }
-        }
+    fn put(&self, reply: &mut Reply) {
+        let foreign = |name: &&HeaderName| {
+            name.as_str().starts_with("x-sideguard-") || (!self.known && **name == SHOULD_RETRY)
+        };
+        let names = reply.headers().into_iter().flat_map(http::HeaderMap::keys);
+        let foreign: Vec<HeaderName> = names.filter(foreign).cloned().collect();
+        foreign.into_iter().for_each(|name| reply.remove(name));
         reply.set(DECISION, HeaderValue::from_static(self.decision));
         let texts = [
             (RULE, Some(self.rule.as_ref())),

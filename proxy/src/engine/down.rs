@@ -286,6 +286,11 @@ impl Reply {
         Self { status: base.status, base: Some(base), remove: Vec::new(), set: Vec::new() }
     }
 
+    /// The upstream's headers; none in a head of our own.
+    pub(crate) fn headers(&self) -> Option<&HeaderMap> {
+        self.base.as_ref().map(|base| &base.headers)
+    }
+
     /// Takes a header away.
     pub(crate) fn remove(&mut self, name: HeaderName) {
         self.remove.push(name);

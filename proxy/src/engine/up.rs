@@ -388,7 +388,9 @@ impl Head {
     pub(crate) fn into_reply(self, upgrade: bool) -> Reply {
         let mut head = self.reply;
         if !upgrade {
-            remove_nominated(&head.headers.clone(), |name| drop(head.remove_header(name)));
+            for name in nominated(&head.headers) {
+                head.remove_header(name.as_str());
+            }
             for name in [header::CONNECTION, header::UPGRADE, KEEP_ALIVE, PROXY_CONNECTION] {
                 head.remove_header(&name);
             }
@@ -410,7 +412,9 @@ fn request_head(down: &Down, to: &Destination, out: &Outgoing) -> pingora_error:
     head.set_uri(uri);
     head.set_version(http::Version::HTTP_11);
     if !out.upgrade {
-        remove_nominated(&down.head().headers, |name| drop(head.remove_header(name)));
+        for name in nominated(&down.head().headers) {
+            head.remove_header(name.as_str());
+        }
         head.remove_header(&header::UPGRADE);
         head.remove_header(&header::CONNECTION);
     }
@@ -444,13 +448,9 @@ fn request_head(down: &Down, to: &Destination, out: &Outgoing) -> pingora_error:
     Ok(head)
 }
 
-/// Headers that `Connection` names are for this hop alone.
-fn remove_nominated(headers: &HeaderMap, mut remove: impl FnMut(&str)) {
-    for value in headers.get_all(header::CONNECTION) {
-        for name in value.to_str().unwrap_or_default().split(',').map(str::trim) {
-            if !name.is_empty() && !name.eq_ignore_ascii_case("host") {
-                remove(&name.to_ascii_lowercase());
-            }
-        }
-    }
+/// Headers that `Connection` names: they are for this hop alone (RFC 9110, section 7.6.1).
+fn nominated(headers: &HeaderMap) -> Vec<String> {
+    let values = headers.get_all(header::CONNECTION).into_iter();
+    let names = values.flat_map(|value| value.to_str().unwrap_or_default().split(',')).map(str::trim);
+    names.filter(|name| !name.is_empty()).map(str::to_ascii_lowercase).filter(|name| name != "host").collect()
 }

@@ -52,9 +52,9 @@ pub(super) async fn streamed(sidecar: &Arc<Sidecar>, sent: Sent<'_>, down: &mut 
     let marks = Marks::of(&sent);
     let Sent { exchange, held, model, judged, limits, mut up, head, .. } = sent;
     let status = head.parts().status.as_u16();
-    let headers = head.parts().headers.clone();
+    let inflate = Inflate::of(&head.parts().headers);
     let mut reply = head.into_reply(false);
-    marks.put(Some(&headers), &mut reply);
+    marks.put(&mut reply);
     reply.remove(header::CONTENT_ENCODING);
     let mut stream = Stream {
         sidecar,
@@ -65,7 +65,7 @@ pub(super) async fn streamed(sidecar: &Arc<Sidecar>, sent: Sent<'_>, down: &mut 
     };
     let caller = exchange.caller.clone().unwrap_or_default();
     let mut judge = AnswerJudge { sidecar, exchange: &exchange, caller };
-    let ended = match Inflate::of(&headers) {
+    let ended = match inflate {
         Ok(inflate) => match stream.down.reply(reply, Length::Streamed).await {
             Ok(()) => stream.run(&mut up, inflate, &mut judge).await,
             Err(_) => Ended::Gone,
@@ -213,11 +213,10 @@ pub(super) async fn whole(sidecar: &Arc<Sidecar>, sent: Sent<'_>, down: &mut Dow
     let marks = Marks::of(&sent);
     let Sent { exchange, held, model, judged, limits, mut up, head, .. } = sent;
     let status = head.parts().status.as_u16();
-    let headers = head.parts().headers.clone();
     let settlement = Settlement { exchange, held, model, judged, status };
     let body = tokio::select! {
         biased;
-        body = read(&mut up, &headers, limits.time.map(|time| time.saturating_sub(settlement.exchange.since.elapsed()))) => body,
+        body = read(&mut up, &head.parts().headers, limits.time.map(|time| time.saturating_sub(settlement.exchange.since.elapsed()))) => body,
         _ = down.gone() => {
             up.drop_rest().await;
             let answered = Answered { lost: true, code: Some("client_gone"), ..Answered::default() };
@@ -271,7 +270,7 @@ pub(super) async fn whole(sidecar: &Arc<Sidecar>, sent: Sent<'_>, down: &mut Dow
         .await);
     }
     let mut reply = head.into_reply(false);
-    marks.put(Some(&headers), &mut reply);
+    marks.put(&mut reply);
     if compressed {
         reply.remove(header::CONTENT_ENCODING);
     }

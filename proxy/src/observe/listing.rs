@@ -37,7 +37,7 @@ pub(super) async fn filtered(
     let headers = head.parts().headers.clone();
     let settlement = Settlement { exchange, held, model, judged, status };
     let mut reply = head.into_reply(false);
-    marks.put(Some(&headers), &mut reply);
+    marks.put(&mut reply);
     reply.remove(header::CONTENT_ENCODING);
     let sight = Sight::new(sidecar, &settlement.exchange);
     if streamed {

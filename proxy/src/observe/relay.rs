@@ -18,12 +18,12 @@ pub(super) async fn plain(sidecar: &Sidecar, sent: Sent<'_>, down: &mut Down) ->
     let Sent { exchange, held, model, judged, limits, mut up, head, .. } = sent;
     let status = head.parts().status.as_u16();
     let no_body = head.no_body;
-    let headers = head.parts().headers.clone();
+    let headers = &head.parts().headers;
     let settlement = Settlement { exchange, held, model, judged, status };
     let sized =
         headers.contains_key(header::CONTENT_LENGTH) && !headers.contains_key(header::TRANSFER_ENCODING);
     let mut reply = head.into_reply(false);
-    marks.put(Some(&headers), &mut reply);
+    marks.put(&mut reply);
     let length = if no_body || sized { Length::AsIs } else { Length::Streamed };
     let mut answered = Answered::default();
     let mut end = End::Whole;

@@ -20,9 +20,8 @@ pub(super) async fn upgraded(sidecar: &Sidecar, sent: Sent<'_>, down: &mut Down)
     let marks = Marks::of(&sent);
     let Sent { exchange, held, model, judged, up, head, .. } = sent;
     let settlement = Settlement { exchange, held, model, judged, status: 101 };
-    let headers = head.parts().headers.clone();
     let mut reply = head.into_reply(true);
-    marks.put(Some(&headers), &mut reply);
+    marks.put(&mut reply);
     let mut answered = Answered { bytes: Some([0, 0]), ..Answered::default() };
     if down.reply(reply, Length::AsIs).await.is_err() {
         up.drop_rest().await;
