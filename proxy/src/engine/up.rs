@@ -361,7 +361,11 @@ impl Up<'_> {
                     connector.idle.lock().put(to, Resting { stream, hold, since });
                 }
             }
-            other => connector.pool.release_http_session(other, &connector.peer(&to), Some(IDLE)).await,
+            // Boxed: large, and HTTP/2 alone needs it.
+            other => {
+                let peer = connector.peer(&to);
+                Box::pin(connector.pool.release_http_session(other, &peer, Some(IDLE))).await;
+            }
         }
     }
 

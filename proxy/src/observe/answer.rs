@@ -207,7 +207,7 @@ impl Stream<'_> {
     }
 }
 
-/// An answer that comes whole.
+/// An answer that comes whole. What seldom happens is boxed: every call would carry its futures about.
 pub(super) async fn whole(sidecar: &Arc<Sidecar>, sent: Sent<'_>, down: &mut Down) -> Result<End, Unsent> {
     let options = options(sidecar, &sent);
     let marks = Marks::of(&sent);
@@ -220,7 +220,7 @@ pub(super) async fn whole(sidecar: &Arc<Sidecar>, sent: Sent<'_>, down: &mut Dow
         _ = down.gone() => {
             up.drop_rest().await;
             let answered = Answered { lost: true, code: Some("client_gone"), ..Answered::default() };
-            settlement.settle(sidecar, answered).await;
+            Box::pin(settlement.settle(sidecar, answered)).await;
             return Ok(End::Broken);
         }
     };
@@ -231,9 +231,8 @@ pub(super) async fn whole(sidecar: &Arc<Sidecar>, sent: Sent<'_>, down: &mut Dow
         }
         Err(refusal) => {
             up.drop_rest().await;
-            return Err(
-                refuse(sidecar, settlement, Answered { lost: true, ..Answered::default() }, refusal).await
-            );
+            let answered = Answered { lost: true, ..Answered::default() };
+            return Err(Box::pin(refuse(sidecar, settlement, answered, refusal)).await);
         }
     };
     let caller = settlement.exchange.caller.clone().unwrap_or_default();
@@ -250,7 +249,7 @@ pub(super) async fn whole(sidecar: &Arc<Sidecar>, sent: Sent<'_>, down: &mut Dow
                 };
                 let usage = usage::whole(settlement.exchange.operation, &body);
                 let answered = Answered { usage, charged: true, ..Answered::default() };
-                return Err(refuse(sidecar, settlement, answered, refusal).await);
+                return Err(Box::pin(refuse(sidecar, settlement, answered, refusal)).await);
             }
         }
     } else {
@@ -261,13 +260,8 @@ pub(super) async fn whole(sidecar: &Arc<Sidecar>, sent: Sent<'_>, down: &mut Dow
     if limits.bytes.is_some_and(|most| body.len() as u64 > most) {
         let refusal =
             Refusal::new(Code::PolicyDenied, "constraint", "the answer is longer than the rule allows");
-        return Err(refuse(
-            sidecar,
-            settlement,
-            Answered { usage, text, charged: true, ..Answered::default() },
-            refusal,
-        )
-        .await);
+        let answered = Answered { usage, text, charged: true, ..Answered::default() };
+        return Err(Box::pin(refuse(sidecar, settlement, answered, refusal)).await);
     }
     let mut reply = head.into_reply(false);
     marks.put(&mut reply);
