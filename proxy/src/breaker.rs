@@ -73,7 +73,7 @@ pub(crate) fn step(state: State, event: Event, spec: &BreakerSpec, now: Timestam
 /// All breakers, by upstream and model.
 #[derive(Debug, Default)]
 pub(crate) struct Breakers {
-    states: Mutex<HashMap<String, State>>,
+    states: Mutex<HashMap<String, State, ahash::RandomState>>,
 }
 
 impl Breakers {

@@ -55,8 +55,12 @@ impl HostPort {
 
     /// As a `Host` header has it: the port only where it is not the scheme's own.
     pub(crate) fn authority(&self, tls: bool) -> String {
-        let host = if self.host.contains(':') { format!("[{}]", self.host) } else { self.host.clone() };
-        if self.port == if tls { 443 } else { 80 } { host } else { format!("{host}:{}", self.port) }
+        let (open, close) = if self.host.contains(':') { ("[", "]") } else { ("", "") };
+        if self.port == if tls { 443 } else { 80 } {
+            [open, &self.host, close].concat()
+        } else {
+            [open, &self.host, close, ":", &self.port.to_string()].concat()
+        }
     }
 }
 

@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 
+use ahash::RandomState;
 use serde::Deserialize;
 use sideguard_types::resource::PriceSpec;
 use sideguard_types::units::{MicroUsd, Tokens};
@@ -53,14 +54,14 @@ struct Long {
 #[derive(Deserialize)]
 struct Shipped {
     date: String,
-    models: HashMap<String, Price>,
+    models: HashMap<String, Price, RandomState>,
 }
 
 /// All prices.
 #[derive(Debug)]
 pub(crate) struct Prices {
     own: Vec<(String, Price)>,
-    shipped: HashMap<String, Price>,
+    shipped: HashMap<String, Price, RandomState>,
     unknown: Price,
     /// Date of the shipped table.
     pub(crate) date: String,
@@ -97,11 +98,8 @@ impl Prices {
             return *price;
         }
         let bare = model.rsplit_once('/').map_or(model, |(_, bare)| bare);
-        [model, bare, undated(bare)]
-            .into_iter()
-            .find_map(|name| self.shipped.get(name))
-            .copied()
-            .unwrap_or(self.unknown)
+        let shipped = self.shipped.get(model).or_else(|| self.shipped.get(bare));
+        shipped.or_else(|| self.shipped.get(undated(bare))).copied().unwrap_or(self.unknown)
     }
 }
 

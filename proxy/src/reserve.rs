@@ -158,7 +158,11 @@ pub(crate) fn upstream_breaker(
     let spec = own.unwrap_or_else(|| sidecar.config.breakers.upstream.clone());
     let model = exchange.items.first().and_then(|item| item.model.as_deref());
     let authority = route.to.authority(route.tls);
-    Some((model.map_or(authority.clone(), |model| format!("{authority}/{model}")), spec))
+    let key = match model {
+        Some(model) => [&authority, "/", model].concat(),
+        None => authority,
+    };
+    Some((key, spec))
 }
 
 /// Writes a breaker's change into the record.
@@ -381,14 +385,17 @@ impl Held {
     pub(crate) fn remaining(&self) -> Option<String> {
         let who = subject(&self.caller, self.session.as_deref(), self.model.as_deref());
         let room = self.sidecar.ledger.lock().room(&who, clock::now());
-        let parts = [
-            room.tokens.map(|tokens| format!("tokens={tokens}")),
-            room.input.map(|tokens| format!("input_tokens={tokens}")),
-            room.output.map(|tokens| format!("output_tokens={tokens}")),
-            room.usd.map(|usd| format!("usd={usd}")),
-            room.calls.map(|calls| format!("calls={calls}")),
-        ];
-        let text = parts.into_iter().flatten().collect::<Vec<_>>().join(", ");
+        let mut text = String::with_capacity(64);
+        let mut say = |unit: &str, left: Option<String>| {
+            if let Some(left) = left {
+                text.extend([if text.is_empty() { "" } else { ", " }, unit, "=", &left]);
+            }
+        };
+        say("tokens", room.tokens.map(|tokens| tokens.to_string()));
+        say("input_tokens", room.input.map(|tokens| tokens.to_string()));
+        say("output_tokens", room.output.map(|tokens| tokens.to_string()));
+        say("usd", room.usd.map(|usd| usd.to_string()));
+        say("calls", room.calls.map(|calls| calls.to_string()));
         (!text.is_empty()).then_some(text)
     }
 

@@ -84,12 +84,15 @@ pub struct ParseMoneyError(String);
 
 impl fmt::Display for MicroUsd {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let (whole, fraction) = (self.0 / MICRO, self.0 % MICRO);
+        let (whole, mut fraction, mut places) = (self.0 / MICRO, self.0 % MICRO, 6);
         if fraction == 0 {
             return write!(f, "{whole}");
         }
-        let fraction = format!("{fraction:06}");
-        write!(f, "{whole}.{}", fraction.trim_end_matches('0'))
+        while fraction % 10 == 0 {
+            fraction /= 10;
+            places -= 1;
+        }
+        write!(f, "{whole}.{fraction:0places$}")
     }
 }
 

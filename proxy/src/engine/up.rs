@@ -97,7 +97,7 @@ pub(crate) struct Connector {
 /// Idle HTTP/1 connections by destination, the last used at the end.
 #[derive(Default)]
 struct Idle {
-    by_destination: HashMap<Destination, Vec<Resting>>,
+    by_destination: HashMap<Destination, Vec<Resting>, ahash::RandomState>,
     count: usize,
 }
 

@@ -155,8 +155,8 @@ impl Limit {
         match self.per {
             None => Box::default(),
             Some(Per::Tenant) => (*tenant).into(),
-            Some(Per::Agent) => format!("{tenant}/{agent}").into(),
-            Some(Per::Session) => format!("{tenant}/{agent}/{}", start_of(who.session)).into(),
+            Some(Per::Agent) => [tenant, "/", agent].concat().into(),
+            Some(Per::Session) => [tenant, "/", agent, "/", start_of(who.session)].concat().into(),
             Some(Per::Model) => start_of(who.model).to_ascii_lowercase().into(),
         }
     }
