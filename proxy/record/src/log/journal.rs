@@ -266,7 +266,10 @@ impl Journal {
     }
 
     fn write_bodies(&mut self, bodies: &[u8], batch: &mut Batch, room: Room) -> Result<(), Unwritable> {
-        for body in bodies.split_inclusive(|byte| *byte == b'\n') {
+        let mut start = 0_usize;
+        for newline in memchr::memchr_iter(b'\n', bodies) {
+            let body = bodies.get(start..=newline).unwrap_or_default();
+            start = newline.saturating_add(1);
             if self.is_full_with(batch, body.len()) {
                 if batch.unsigned > 0 {
                     self.checkpoint(batch);
