@@ -99,6 +99,11 @@ async fn the_command_finds_the_proxy_and_its_roots_in_the_environment_and_no_key
         "GRPC_DEFAULT_SSL_ROOTS_FILE_PATH",
         "GIT_SSL_CAINFO",
         "DENO_CERT",
+        "PIP_CERT",
+        "CARGO_HTTP_CAINFO",
+        "HTTPLIB2_CA_CERTS",
+        "NIX_SSL_CERT_FILE",
+        "CLOUDSDK_CORE_CUSTOM_CA_CERTS_FILE",
     ] {
         assert_eq!(variable(name), Some(bundle.as_str()), "{name}");
     }

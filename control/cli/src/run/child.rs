@@ -16,7 +16,7 @@ use tokio::sync::mpsc;
 /// What stands in a provider's key variable for the command: the real key stays with the sidecar.
 const PLACEHOLDER: &str = "sideguard";
 /// Variables that take a bundle of roots.
-const TRUST: [&str; 8] = [
+const TRUST: [&str; 13] = [
     "SSL_CERT_FILE",
     "REQUESTS_CA_BUNDLE",
     "CURL_CA_BUNDLE",
@@ -25,6 +25,11 @@ const TRUST: [&str; 8] = [
     "GRPC_DEFAULT_SSL_ROOTS_FILE_PATH",
     "GIT_SSL_CAINFO",
     "DENO_CERT",
+    "PIP_CERT",
+    "CARGO_HTTP_CAINFO",
+    "HTTPLIB2_CA_CERTS",
+    "NIX_SSL_CERT_FILE",
+    "CLOUDSDK_CORE_CUSTOM_CA_CERTS_FILE",
 ];
 const PROXY: [&str; 6] = ["HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "http_proxy", "https_proxy", "all_proxy"];
 
