@@ -173,6 +173,10 @@ fn route(policy: &Policy, arrival: &Arrival, down: &Down) -> Result<Route, Refus
     let target =
         std::str::from_utf8(down.target()).map_err(|_| unjudgeable("the target is not text".to_owned()))?;
     let claimed = authority(down);
+    // What CONNECT asks for, in whatever case, and everything else that names no path: another proxy could read it so.
+    if !target.starts_with('/') && target != "*" && absolute(target).is_none() {
+        return Err(unjudgeable(format!("the target `{target:.80}` is neither a path nor a URL")));
+    }
     if let Some(tunnel) = &arrival.tunnel {
         let target = match absolute(target) {
             None => target.to_owned(),

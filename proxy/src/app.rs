@@ -108,6 +108,8 @@ pub struct Sidecar {
     pub(crate) config: ProxySpec,
     pub(crate) agent: Option<Arc<Caller>>,
     pub(crate) uids: Uids,
+    /// Agents that have a port of their own.
+    doors: Vec<Arc<Caller>>,
     pub(crate) nameserver: NameServer,
     pub(crate) policy: ArcSwap<Policy>,
     pub(crate) ledger: Mutex<Ledger>,
@@ -147,6 +149,16 @@ impl Sidecar {
     pub(crate) fn seen(&self, record: &Record) {
         self.metrics.recorded(record);
         self.watcher.seen(record);
+    }
+
+    /// The agents that are known without a key.
+    pub(crate) fn agents(&self) -> Vec<&Caller> {
+        self.agent
+            .as_deref()
+            .into_iter()
+            .chain(self.uids.agents())
+            .chain(self.doors.iter().map(Arc::as_ref))
+            .collect()
     }
 
     /// Whether the kill file is there.
@@ -334,6 +346,12 @@ fn assemble(
         passthrough: HostList(config.tls.passthrough.iter().map(|host| host.to_ascii_lowercase()).collect()),
         agent,
         uids: Uids::new(&config),
+        doors: config
+            .agents
+            .iter()
+            .filter(|bound| bound.listen.is_some())
+            .map(|bound| config::caller(&bound.agent))
+            .collect(),
         nameserver: NameServer::default(),
         policy: ArcSwap::from_pointee(policy),
         ledger: Mutex::new(files.ledger),

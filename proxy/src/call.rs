@@ -50,7 +50,7 @@ impl HostPort {
         let valid = !host.is_empty()
             && host.len() <= 253
             && host.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'-' | b'_' | b':'));
-        (valid && port != 0).then_some(Self { host, port })
+        (valid && port != 0 && !is_disguised(&host)).then_some(Self { host, port })
     }
 
     /// As a `Host` header has it: the port only where it is not the scheme's own.
@@ -62,6 +62,16 @@ impl HostPort {
             [open, &self.host, close, ":", &self.port.to_string()].concat()
         }
     }
+}
+
+/// Whether a host is an IPv4 address in a spelling of the C library's (`127.1`, `0x7f.1`, `2130706433`), which no rule about
+/// hosts would know. As browsers do (WHATWG URL, "ends in a number"), but for refusing it.
+fn is_disguised(host: &str) -> bool {
+    let last = host.rsplit('.').next().unwrap_or(host);
+    let hex = |text: &str| text.bytes().all(|b| b.is_ascii_hexdigit());
+    let number = !last.is_empty() && last.bytes().all(|b| b.is_ascii_digit())
+        || last.strip_prefix("0x").is_some_and(hex);
+    number && host.parse::<std::net::IpAddr>().is_err()
 }
 
 /// How a connection came: what is known before its first request is read.

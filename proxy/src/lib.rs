@@ -23,6 +23,7 @@ mod identify;
 mod metrics;
 mod nameserver;
 mod observe;
+mod opening;
 pub mod ports;
 mod prices;
 mod rates;

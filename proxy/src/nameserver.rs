@@ -1,7 +1,7 @@
 //! The name server of a captured namespace: answers over UDP and TCP, and puts what is asked on record within bounds.
 
 use std::collections::HashSet;
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -49,8 +49,22 @@ impl NameServer {
         self.names.lock().name(address).map(str::to_owned)
     }
 
-    fn answer(&self, sidecar: &Sidecar, caller: &Caller, question: &Question) -> Answer {
-        let known = sidecar.policy.load().set.may_reach(caller, &question.name);
+    fn answer(&self, sidecar: &Sidecar, question: &Question) -> Answer {
+        // RFC 6761, section 6.3; and what programs ask to learn of themselves.
+        let own = rustix::system::uname();
+        if question.name == "localhost"
+            || question.name.ends_with(".localhost")
+            || own.nodename().to_str().is_ok_and(|own| own.eq_ignore_ascii_case(&question.name))
+        {
+            return Answer::Addresses(Ipv4Addr::LOCALHOST, Ipv6Addr::LOCALHOST);
+        }
+        let policy = sidecar.policy.load();
+        let nobody = Caller { tenant: "default".to_owned(), ..Caller::default() };
+        // One name server serves all agents of a namespace: a name that one of them may reach is no secret to the others.
+        let agents = sidecar.agents();
+        let caller = agents.first().copied().unwrap_or(&nobody);
+        let may = |agent: &Caller| policy.set.may_reach(agent, &question.name);
+        let known = if agents.is_empty() { may(&nobody) } else { agents.iter().any(|agent| may(agent)) };
         let answer = if known {
             let addresses = self.names.lock().addresses(&question.name);
             addresses.map_or(Answer::Full, |(v4, v6)| Answer::Addresses(v4, v6))
@@ -173,8 +187,5 @@ async fn converse(mut stream: TcpStream, sidecar: &Sidecar) -> std::io::Result<(
 }
 
 fn answer(sidecar: &Sidecar, message: &[u8]) -> Option<Vec<u8>> {
-    // Names are judged for the agent that the namespace belongs to; where it belongs to several, for one without a name.
-    let nobody = Caller { tenant: "default".to_owned(), ..Caller::default() };
-    let caller = sidecar.agent.as_deref().unwrap_or(&nobody);
-    dns::reply(message, |question| sidecar.nameserver.answer(sidecar, caller, question))
+    dns::reply(message, |question| sidecar.nameserver.answer(sidecar, question))
 }

@@ -128,6 +128,11 @@ impl Uids {
         Self(spec.agents.iter().filter_map(known).collect())
     }
 
+    /// All agents that are known by uid.
+    pub(crate) fn agents(&self) -> impl Iterator<Item = &Caller> {
+        self.0.values().map(Arc::as_ref)
+    }
+
     /// Whose a connection is that came through `door` from `from` and was made to `to`.
     pub(crate) fn whose(&self, door: Option<&Arc<Caller>>, from: SocketAddr, to: SocketAddr) -> Whose {
         if let Some(agent) = door {

@@ -18,7 +18,8 @@ const REMEMBERED: Duration = Duration::from_secs(30);
 pub(crate) struct Resolver {
     fixed: BTreeMap<String, SocketAddr>,
     exempt: Vec<Exemption>,
-    recent: moka::sync::Cache<HostPort, SocketAddr>,
+    /// What was found and checked, by host and whether an upstream lists it.
+    recent: moka::sync::Cache<(HostPort, bool), SocketAddr>,
     timeout: Duration,
 }
 
@@ -56,8 +57,8 @@ impl Resolver {
     /// When its host has none, or only such as may not be reached.
     pub(crate) async fn resolve(&self, route: &Route) -> Result<SocketAddr, Refusal> {
         let to = &route.to;
-        let listed =
-            route.upstream.as_ref().is_some_and(|upstream| upstream.written && upstream.base.to == *to);
+        // Found by its address (or by another spelling of this host's), so that the route's is the upstream's.
+        let listed = route.upstream.as_ref().is_some_and(|upstream| upstream.written);
         if let Ok(address) = to.host.parse::<IpAddr>() {
             let address = SocketAddr::new(address, to.port);
             // An upstream's address that is written out is listed by that.
@@ -66,8 +67,8 @@ impl Resolver {
         if let Some(address) = self.fixed(to) {
             return Ok(address);
         }
-        if let Some(address) = self.recent.get(to) {
-            return self.checked(&[address], to, listed);
+        if let Some(address) = self.recent.get(&(to.clone(), listed)) {
+            return Ok(address);
         }
         let unreachable = |what: String| Refusal::new(Code::UpstreamUnreachable, "upstream", what);
         let lookup = tokio::time::timeout(self.timeout, tokio::net::lookup_host((to.host.as_str(), to.port)));
@@ -80,7 +81,7 @@ impl Resolver {
             return Err(unreachable(format!("`{}` has no address", to.host)));
         }
         let address = self.checked(&found, to, listed)?;
-        self.recent.insert(to.clone(), address);
+        self.recent.insert((to.clone(), listed), address);
         Ok(address)
     }
 
@@ -110,8 +111,14 @@ impl Resolver {
     }
 
     fn permitted(&self, address: SocketAddr, to: &HostPort) -> Result<(), Refusal> {
-        let kind = address::kind(address.ip());
-        if kind == Kind::Public || self.exempt.iter().any(|one| one.holds(address.ip(), address.port())) {
+        let kind = match address::kind(address.ip()) {
+            Kind::Public if address::is_own(address.ip()) => Kind::Loopback,
+            kind => kind,
+        };
+        // A name of somebody's that happens to lead to this host is not what the operator listed.
+        let meant = kind != Kind::Loopback || to.host == "localhost" || to.host.parse::<IpAddr>().is_ok();
+        let listed = || self.exempt.iter().any(|one| one.holds(address.ip(), address.port()));
+        if kind == Kind::Public || meant && listed() {
             return Ok(());
         }
         let reason = format!("`{}` leads to {}, which is a {} address", to.host, address.ip(), kind.as_str());
@@ -157,6 +164,7 @@ mod tests {
         let listed = resolver(&["127.0.0.1:8000", "10.0.0.0/8"]);
         assert!(listed.resolve(&to("127.0.0.1:8000")).await.is_ok());
         assert!(listed.resolve(&to("127.0.0.1:8001")).await.is_err());
+        assert!(listed.resolve(&to("localhost:8000")).await.is_ok());
         assert!(listed.resolve(&to("10.9.8.7")).await.is_ok());
         assert!(Resolver::new(&BTreeMap::new(), &["10.0.0".to_owned()], Duration::ZERO).is_err());
     }

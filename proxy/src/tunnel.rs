@@ -3,17 +3,19 @@
 
 use std::sync::Arc;
 
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 use sideguard_dialects::refuse::{self, Form};
 use sideguard_runtime::clock;
 use sideguard_types::audit::Phase;
-use sideguard_types::call::{Class, Point, RAW_TCP, Verb};
+use sideguard_types::call::{Caller, Class, Point, RAW_TCP, Verb};
 use sideguard_types::refusal::{Code, Refusal};
+use sideguard_types::resource::Ech;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
 use crate::app::Sidecar;
 use crate::call::{Arrival, Exchange, HostPort, Item, Refused, Route};
+use crate::opening::{Gate, Rules};
 use crate::{audit, decide, identify};
 
 /// What becomes of a CONNECT.
@@ -30,6 +32,7 @@ pub(crate) enum Plan {
 pub(crate) struct Passage {
     exchange: Exchange,
     far: TcpStream,
+    gate: Gate,
 }
 
 /// Decides about a CONNECT.
@@ -141,7 +144,16 @@ async fn pass(sidecar: &Sidecar, mut exchange: Exchange, inside: Inside) -> Resu
     }
     sidecar.seen(&intent);
     match dial(sidecar, &route).await {
-        Ok(far) => Ok(Passage { exchange, far }),
+        Ok(far) => {
+            let host = route.to.host.clone();
+            let rules = Rules {
+                opened: sidecar.opens(&host),
+                raw: inside == Inside::Raw || raw_too(sidecar, &exchange, &caller),
+                encrypted: sidecar.config.tls.ech == Ech::Outer,
+                host,
+            };
+            Ok(Passage { exchange, far, gate: Gate::new(rules) })
+        }
         Err(refusal) => {
             let mut outcome = exchange.record(Phase::Outcome, None);
             outcome.code = Some(refusal.code.as_str().to_owned());
@@ -150,6 +162,11 @@ async fn pass(sidecar: &Sidecar, mut exchange: Exchange, inside: Inside) -> Resu
             Err(exchange.refuse(refusal))
         }
     }
+}
+
+/// Whether what is let through as closed TLS would be let through as raw bytes too.
+fn raw_too(sidecar: &Sidecar, exchange: &Exchange, caller: &Caller) -> bool {
+    decide::judge(sidecar, exchange, caller, &connect_item(exchange, Inside::Raw), &[]).is_ok()
 }
 
 async fn dial(sidecar: &Sidecar, route: &Route) -> Result<TcpStream, Refusal> {
@@ -187,43 +204,62 @@ fn connect_item(exchange: &Exchange, inside: Inside) -> Item {
 }
 
 impl Passage {
-    /// The host that it was allowed for.
-    pub(crate) fn host(&self) -> &str {
-        self.exchange.route.as_ref().map_or("", |route| route.to.host.as_str())
-    }
-
-    /// Gives it up unused: not a byte has gone out.
-    pub(crate) fn give_up(self: Box<Self>, sidecar: &Sidecar, reason: &str) {
-        let mut outcome = self.exchange.record(Phase::Outcome, None);
-        outcome.code = Some(Code::Unjudgeable.as_str().to_owned());
-        reason.clone_into(&mut outcome.reason);
-        outcome.bytes = Some([0, 0]);
-        sidecar.metrics.refused(Code::Unjudgeable);
-        sidecar.note(&outcome);
-    }
-
-    /// Carries bytes both ways until both sides have ended, or neither spoke for the idle time.
-    pub(crate) async fn carry(self: Box<Self>, near: TcpStream, early: Bytes, sidecar: &Arc<Sidecar>) {
+    /// Carries bytes both ways until both sides have ended, neither spoke for the idle time, or the agent says what may
+    /// not pass.
+    pub(crate) async fn carry(self: Box<Self>, near: TcpStream, early: BytesMut, sidecar: &Arc<Sidecar>) {
         let busy = sidecar.drain.busy();
         let idle = sidecar.config.limits.idle_timeout.0;
+        let Self { exchange, far, mut gate } = *self;
         let (mut near_read, mut near_write) = near.into_split();
-        let (mut far_read, mut far_write) = self.far.into_split();
+        let (mut far_read, mut far_write) = far.into_split();
         let out = async {
-            let mut sent = early.len() as u64;
-            if far_write.write_all(&early).await.is_ok() {
-                sent += copy(&mut near_read, &mut far_write, idle).await;
-            }
-            sent
+            let held = held_back(&mut gate, early, &mut near_read, &mut far_write, idle).await?;
+            Ok::<_, String>(held + copy(&mut near_read, &mut far_write, idle).await)
         };
         let back = copy(&mut far_read, &mut near_write, idle);
-        let (sent, received) = tokio::join!(out, back);
-        let mut outcome = self.exchange.record(Phase::Outcome, None);
-        outcome.status = Some(200);
+        tokio::pin!(out, back);
+        let mut outcome = exchange.record(Phase::Outcome, None);
+        let (sent, received) = tokio::select! {
+            sent = &mut out => match sent {
+                Ok(sent) => (sent, back.await),
+                Err(why) => {
+                    outcome.code = Some(Code::Unjudgeable.as_str().to_owned());
+                    outcome.reason = why;
+                    sidecar.metrics.refused(Code::Unjudgeable);
+                    (0, 0)
+                }
+            },
+            received = &mut back => (out.await.unwrap_or(0), received),
+        };
+        outcome.status = outcome.code.is_none().then_some(200);
         outcome.bytes = Some([sent, received]);
-        outcome.latency_us = Some(self.exchange.since.micros());
+        outcome.latency_us = Some(exchange.since.micros());
         outcome.time = clock::now();
         sidecar.note(&outcome);
         drop(busy);
+    }
+}
+
+/// Sends on what the agent says first, as far as the gate lets it, until all may pass or the agent has ended. Returns the
+/// number of bytes; the error is the gate's.
+async fn held_back(
+    gate: &mut Gate,
+    mut held: BytesMut,
+    from: &mut (impl AsyncReadExt + Unpin),
+    to: &mut (impl AsyncWriteExt + Unpin),
+    idle: std::time::Duration,
+) -> Result<u64, String> {
+    let mut sent = 0;
+    loop {
+        let passed = gate.look(&held)?;
+        let part = held.split_to(passed.bytes.min(held.len()));
+        if to.write_all(&part).await.is_err() {
+            return Ok(sent);
+        }
+        sent += part.len() as u64;
+        if passed.open || !matches!(tokio::time::timeout(idle, from.read_buf(&mut held)).await, Ok(Ok(1..))) {
+            return Ok(sent);
+        }
     }
 }
 

@@ -162,7 +162,15 @@ impl Upstreams {
 
     /// The upstream at an address.
     pub(crate) fn at(&self, to: &HostPort, tls: bool) -> Option<Arc<Upstream>> {
-        self.by_address.get(&(to.clone(), tls)).cloned()
+        let found = self.by_address.get(&(to.clone(), tls)).cloned();
+        // One and the same, however an agent spells it.
+        let other = match to.host.as_str() {
+            "localhost" | "::1" => "127.0.0.1",
+            "127.0.0.1" => "localhost",
+            _ => return found,
+        };
+        let other = HostPort { host: other.to_owned(), port: to.port };
+        found.or_else(|| self.by_address.get(&(other, tls)).cloned())
     }
 
     /// Ports of this host that upstreams are at.

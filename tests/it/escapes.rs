@@ -165,7 +165,7 @@ async fn no_way_leads_out_of_a_pod() {
         format!("sidecar={}", sidecar.pid()),
         format!("key={}", sidecar.state().join("ca/ca.key").display()),
     ]);
-    let (packets, heard) = (pod.packets(), world.heard.load(Ordering::Acquire));
+    let (packets, heard, reports) = (pod.packets(), world.heard.load(Ordering::Acquire), pod.reports());
     let words = python(&pod, "pod", &facts);
     let words: Vec<&str> = words.iter().map(String::as_str).collect();
     let found = outcomes(pod.container(AGENT, &words)).await;
@@ -174,6 +174,7 @@ async fn no_way_leads_out_of_a_pod() {
         || sidecar.record().into_iter().filter(|entry| entry["phase"] == "intent").collect::<Vec<_>>();
     assert_eq!(pod.packets(), packets, "not a packet came out: {:#?}\n{found:#?}", record());
     assert_eq!(world.heard.load(Ordering::Acquire), heard);
+    assert_eq!(pod.reports(), reports, "a multicast group's address is a message");
     // What came to the sidecar is on record.
     let denied = sidecar.recorded(|entry| entry["phase"] == "decision" && entry["decision"] == "deny").await;
     for (method, host) in [

@@ -242,6 +242,90 @@ async fn a_port_of_this_host_is_reached_through_the_sidecar_when_it_is_named() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn the_command_cannot_change_the_policy_it_runs_under() {
+    let place = Place::new().await;
+    let deny = place.write("deny.yaml", &ALLOW.replace("default_decision: allow", "default_decision: deny"));
+    let (state, allow) = (place.path("state"), place.write("other.yaml", ALLOW));
+    let script = format!("cp {allow} {deny}; sleep 1.2; curl -sS https://crm.example/");
+    let own = ["run", "--isolate", "netns", "--state", &state, "-f", &deny, "--", "sh", "-c", &script];
+    let ran = command::sideguard(Path::new(&state), &own).await;
+    assert_ne!(ran.code, Some(0), "{}", ran.out);
+    assert!(place.web.seen().is_empty());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn no_path_and_no_descriptor_leads_to_the_sidecars_state_or_out() {
+    let place = Place::new().await;
+    let allow = place.write("allow.yaml", ALLOW);
+    let base = place.path("base");
+    std::fs::create_dir_all(format!("{base}/runs")).expect("a directory");
+    std::fs::create_dir(place.path("elsewhere")).expect("a directory");
+    std::os::unix::fs::symlink(place.path("elsewhere"), format!("{base}/link")).expect("a link");
+    let outside = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
+    let port = outside.local_addr().expect("an address").port();
+    let binary = harness::sidecar::binary().display().to_string();
+    let run = format!("{binary} run --isolate netns -f {allow}");
+    for (before, flags, inside) in [
+        ("cd $SIDEGUARD_STATE", "", "cat ca/ca.key runs/*/ca/ca.key runs/*/record.key"),
+        ("exec 9<$SIDEGUARD_STATE", "", "cat /dev/fd/9/runs/*/ca/ca.key"),
+        ("true", "--state $SIDEGUARD_STATE/../other", "cat $SIDEGUARD_STATE/../other/ca/ca.key"),
+        ("true", "--state $SIDEGUARD_STATE/link/s", "cat $SIDEGUARD_STATE/../elsewhere/s/ca/ca.key"),
+        ("true", "", "cat $SIDEGUARD_STATE/runs/*/ca/ca.key $SIDEGUARD_STATE/runs/*/admin.token"),
+    ] {
+        let mut command = tokio::process::Command::new("sh");
+        command
+            .args(["-c", &format!("{before}; exec {run} {flags} -- sh -c '{inside} && echo READ'")])
+            .env("SIDEGUARD_STATE", &base)
+            .kill_on_drop(true);
+        let ran = command::ran(command).await;
+        assert!(
+            !ran.out.contains("PRIVATE KEY") && !ran.out.contains("READ"),
+            "{before} {flags}: {}",
+            ran.out
+        );
+        assert_ne!(ran.code, Some(0), "{before} {flags}: {}", ran.err);
+    }
+    let mut command = tokio::process::Command::new("bash");
+    let script = format!("exec 7<>/dev/tcp/127.0.0.1/{port}; exec {run} -- sh -c 'echo secret >&7'");
+    command.args(["-c", &script]).env("SIDEGUARD_STATE", &base).kill_on_drop(true);
+    let ran = command::ran(command).await;
+    assert_ne!(ran.code, Some(0), "{}", ran.err);
+    let (mut heard, _) = outside.accept().expect("the connection that the shell made");
+    let mut text = String::new();
+    std::io::Read::read_to_string(&mut heard, &mut text).expect("an end");
+    assert_eq!(text, "");
+    // What the shell opens for a command to read is still there.
+    let mut command = tokio::process::Command::new("bash");
+    command
+        .args(["-c", &format!("exec {run} -- cat <(echo piped)")])
+        .env("SIDEGUARD_STATE", &base)
+        .kill_on_drop(true);
+    assert_eq!(command::ran(command).await.out.trim(), "piped");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn sockets_below_run_are_out_of_reach_whenever_they_come() {
+    let place = Place::new().await;
+    let path = format!("/run/sideguard-test-{}.sock", std::process::id());
+    let _socket = std::os::unix::net::UnixListener::bind(&path).expect("a socket");
+    let ran = place
+        .run(&["sh", "-c", &format!("test -e {path} && echo there; ls /run; echo $SSL_CERT_FILE")])
+        .await;
+    std::fs::remove_file(&path).expect("the socket");
+    assert_eq!(ran.code, Some(0), "{}", ran.err);
+    assert!(!ran.out.contains("there") && !ran.out.contains(".sock"), "{}", ran.out);
+    assert!(ran.out.contains("/run/sideguard/bundle.pem"), "{}", ran.out);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn names_of_this_host_stay_here() {
+    let place = Place::new().await;
+    let ask = "import socket; print({a[4][0] for n in ('app.localhost', socket.gethostname()) for a in \
+        socket.getaddrinfo(n, 80)} <= {'127.0.0.1', '::1', '127.0.1.1'})";
+    assert_eq!(place.run(&["/usr/bin/python3", "-c", ask]).await.out.trim(), "True");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn without_isolation_it_says_so_in_a_line_and_goes_on() {
     let state = tempfile::tempdir().expect("a directory");
     // A kernel that lets nobody have namespaces: here by a limit for this user namespace alone.

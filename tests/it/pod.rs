@@ -230,13 +230,17 @@ async fn a_name_that_turns_to_an_inner_address_leads_nowhere() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn the_uid_of_the_socket_tells_whose_call_it_is_and_nothing_else_does() {
-    let agents = "  agents:\n    - {agent: {name: reader}, uid: 1000}\n    - {agent: {name: writer, tenant: acme}, uid: 1001}\n    \
+    let agents = "  agents:\n    - {agent: {name: rootagent}, uid: 0}\n    - {agent: {name: reader}, uid: 1000}\n    - {agent: {name: writer, tenant: acme}, uid: 1001}\n    \
         - {agent: {name: own-port}, listen: \"127.0.0.1:4760\"}\n";
     let spec = format!("{agents}  hosts: {{\"crm.example\": \"{}:80\"}}\n", WORLD[0]);
     // SHA-256 of `reader-key`: the key is right, and makes nobody else of whoever brings it.
     let agent = "apiVersion: sideguard.dev/v1\nkind: Agent\nmetadata: {name: reader}\nspec:\n  keys: [{sha256: \
         ec4408df15da46b328f6f3246fa723d0aa6cb0f0a0dd9c4626080ab1b02aa3b2}]\n";
-    let (pod, sidecar) = governed(&spec, &[("allow.yaml", ALLOW), ("agent.yaml", agent)]);
+    let policy = setting::policy(
+        "p",
+        "  rules: [{id: own, match: {agents: [reader, writer], hosts: [crm.example]}, decision: allow}]\n",
+    );
+    let (pod, sidecar) = governed(&spec, &[("p.yaml", &policy), ("agent.yaml", agent)]);
     let _fake = Fake::on(pod.listen(&format!("{}:80", WORLD[0])), None, |_| {
         fake::reply("text/plain", fake::whole("there"))
     });
@@ -246,7 +250,15 @@ async fn the_uid_of_the_socket_tells_whose_call_it_is_and_nothing_else_does() {
     assert_eq!(curl(&pod, 1001, &["-x", "http://127.0.0.1:4750", "http://crm.example/3"]).await.0, "there");
     let (text, _) = curl(&pod, 1002, &[&spoof[..], &["http://crm.example/4"]].concat()).await;
     assert!(text.contains("unauthenticated"), "{text}");
-    let intents = sidecar.recorded_times(3, |entry| entry["phase"] == "intent").await;
+    // A socket that its owner has closed is nobody's, not root's.
+    let orphan = "import socket\nfor _ in range(20):\n s = socket.create_connection(('crm.example', 80))\n \
+        s.sendall(b'GET /orphan HTTP/1.1\\r\\nHost: crm.example\\r\\n\\r\\n'); s.close()";
+    let output = pod.container(1001, &["/usr/bin/python3", "-c", orphan]).output().await.expect("a start");
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let all = sidecar.recorded_times(4, |entry| entry["phase"] != "control").await;
+    assert!(all.iter().all(|entry| entry["agent"] != "rootagent"), "{all:#?}");
+    let of = |entry: &Value| entry["phase"] == "intent" && entry["target"]["path"] != "/orphan";
+    let intents = sidecar.recorded_times(3, of).await;
     let whose: Vec<_> = intents.iter().map(|entry| (&entry["agent"], &entry["tenant"])).collect();
     assert_eq!(
         serde_json::json!(whose),
@@ -293,6 +305,69 @@ async fn tls_that_names_nobody_or_hides_its_name_is_handled_by_rule() {
     }
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn one_datagram_from_outside_opens_no_way_back() {
+    let (pod, _sidecar) = governed("  agent: {name: tester}\n", &[("allow.yaml", ALLOW)]);
+    let outside = pod.udp(&format!("{}:9999", WORLD[0]));
+    let script = "import socket\ns = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)\ns.bind(('', 7070))\n\
+        print('ready', flush=True)\n_, whom = s.recvfrom(99)\n\
+        try: s.sendto(b'secret', whom); print('sent')\nexcept OSError as error: print(type(error).__name__)";
+    let mut command = pod.container(AGENT, &["/usr/bin/python3", "-c", script]);
+    let mut child = command.stdout(std::process::Stdio::piped()).spawn().expect("a start");
+    let mut lines = tokio::io::BufReader::new(child.stdout.take().expect("standard output"));
+    let mut line = String::new();
+    tokio::io::AsyncBufReadExt::read_line(&mut lines, &mut line).await.expect("a word");
+    outside.send_to(b"hello", "192.0.2.2:7070").expect("a datagram");
+    line.clear();
+    tokio::io::AsyncBufReadExt::read_line(&mut lines, &mut line).await.expect("a word");
+    assert_eq!(line.trim(), "PermissionError");
+    assert!(outside.recv(&mut [0; 9]).is_err(), "nothing came back");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn waiting_before_the_first_word_changes_nothing() {
+    let policy = setting::policy(
+        "p",
+        "  default_decision: allow\n  rules: [{id: raw, match: {points: [net.connect], hosts: [allowed.example]}, decision: allow}]\n",
+    );
+    let spec = format!(
+        "  agent: {{name: tester}}\n  hosts: {{\"allowed.example\": \"{0}:443\", \"bank.example\": \"{0}:443\"}}\n  \
+         tls: {{passthrough: [bank.example]}}\n",
+        WORLD[0]
+    );
+    let (pod, _sidecar) = governed(&spec, &[("p.yaml", &policy)]);
+    let authority = Authority::new();
+    let tls = authority.server(&["allowed.example", "bank.example", "evil.example"], &["http/1.1"]);
+    let fake = Fake::on(pod.listen(&format!("{}:443", WORLD[0])), Some(tls), |_| {
+        fake::reply("text/plain", fake::whole("there"))
+    });
+    let script = "import socket, ssl, sys, time\nvia, host, name, wait = sys.argv[1:]\n\
+        s = socket.create_connection(('127.0.0.1', 4750) if via == 'connect' else (host, 443), 10)\n\
+        if via == 'connect': s.sendall(b'CONNECT %s:443 HTTP/1.1\\r\\nHost: x\\r\\n\\r\\n' % host.encode()); s.recv(999)\n\
+        time.sleep(float(wait))\nc = ssl.create_default_context(); c.check_hostname = False; c.verify_mode = 0\n\
+        s = c.wrap_socket(s, server_hostname=name)\n\
+        s.sendall(b'GET / HTTP/1.1\\r\\nHost: %s\\r\\nConnection: close\\r\\n\\r\\n' % name.encode())\n\
+        print(s.recv(99).split(b'\\r\\n')[0].decode())";
+    for (via, host, name, wait, passes) in [
+        ("connect", "bank.example", "bank.example", "0", true),
+        ("connect", "bank.example", "bank.example", "0.6", true),
+        ("connect", "bank.example", "evil.example", "0", false),
+        ("connect", "bank.example", "evil.example", "0.6", false),
+        ("redirect", "bank.example", "bank.example", "0", true),
+        ("redirect", "bank.example", "evil.example", "0.6", false),
+        // Where TLS is opened and raw bytes may pass too, TLS does not pass as raw bytes.
+        ("redirect", "allowed.example", "evil.example", "0.6", false),
+        ("redirect", "allowed.example", "allowed.example", "0.6", false),
+    ] {
+        let before = fake.seen().len();
+        let mut command = pod.container(AGENT, &["/usr/bin/python3", "-c", script, via, host, name, wait]);
+        let output = command.output().await.expect("a start");
+        let said = String::from_utf8_lossy(&output.stdout).into_owned();
+        assert_eq!(said.trim() == "HTTP/1.1 200 OK", passes, "{via} {host} {name} {wait}: {said}");
+        assert_eq!(fake.seen().len() - before, usize::from(passes));
+    }
+}
+
 /// A real hello for a name, with one more extension put in: an encrypted hello, as browsers pretend to have. Prints the
 /// kind of the first record that comes back.
 const ENCRYPTED: &str = "import socket, ssl, struct\nbio, out = ssl.MemoryBIO(), ssl.MemoryBIO()\n\
@@ -307,18 +382,27 @@ const ENCRYPTED: &str = "import socket, ssl, struct\nbio, out = ssl.MemoryBIO(),
 
 #[tokio::test(flavor = "multi_thread")]
 async fn an_encrypted_hello_is_handled_by_rule() {
-    // An alert, or the server's hello.
-    for (rule, expected) in [("refuse", "21"), ("outer", "22")] {
+    // An alert, or the server's hello. Where TLS is opened nothing can hide, so that browsers, which pretend, work.
+    for (rule, closed, expected) in
+        [("refuse", "crm.example", "21"), ("outer", "crm.example", "22"), ("refuse", "other.example", "22")]
+    {
         let spec = format!(
-            "  agent: {{name: tester}}\n  hosts: {{\"crm.example\": \"{}:443\"}}\n  tls: {{ech: {rule}}}\n",
+            "  agent: {{name: tester}}\n  hosts: {{\"crm.example\": \"{}:443\"}}\n  tls: {{ech: {rule}, passthrough: \
+             [{closed}]}}\n",
             WORLD[0]
         );
+        let authority = Authority::new();
         let (pod, sidecar) = governed(&spec, &[("allow.yaml", ALLOW)]);
+        let _fake = Fake::on(
+            pod.listen(&format!("{}:443", WORLD[0])),
+            Some(authority.server(&["crm.example"], &["http/1.1"])),
+            |_| fake::reply("text/plain", fake::whole("there")),
+        );
         let mut command = pod.container(AGENT, &["/usr/bin/python3", "-c", ENCRYPTED]);
         let output = command.output().await.expect("a start");
         let told = String::from_utf8_lossy(&output.stderr).into_owned();
         assert_eq!(String::from_utf8_lossy(&output.stdout).trim(), expected, "{rule}: {told}");
-        if rule == "refuse" {
+        if expected == "21" {
             let hidden =
                 |entry: &Value| entry["reason"].as_str().is_some_and(|reason| reason.contains("tls.ech"));
             sidecar.recorded(hidden).await;

@@ -134,6 +134,43 @@ async fn a_credential_that_a_policy_file_names_stays_with_the_sidecar() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_report_is_not_written_through_a_link() {
+    let (state, place) = (state(), tempfile::tempdir().expect("a directory"));
+    let (target, report) = (place.path().join("target"), place.path().join("report.json"));
+    std::fs::write(&target, "kept").expect("a file");
+    let swap = format!("rm {0}; ln -s {1} {0}", report.display(), target.display());
+    let ran = script(state.path(), &["--report", &report.display().to_string()], &swap).await;
+    assert_eq!(ran.code, Some(0), "{}", ran.err);
+    assert_eq!(std::fs::read_to_string(&target).expect("the file"), "kept");
+    let ran = script(state.path(), &["--report", &report.display().to_string()], "true").await;
+    assert_eq!(ran.code, Some(125), "{}", ran.err);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_signal_that_is_ignored_stays_ignored() {
+    let state = state();
+    for way in WAYS {
+        let own = format!(
+            "trap '' HUP; exec {} run --isolate {way} -- sh -c 'echo ready; read word; exit 5'",
+            harness::sidecar::binary().display()
+        );
+        let mut command = tokio::process::Command::new("sh");
+        command.args(["-c", &own]).env("SIDEGUARD_STATE", state.path()).kill_on_drop(true);
+        command.stdin(std::process::Stdio::piped()).stdout(std::process::Stdio::piped());
+        let mut child = command.spawn().expect("a start");
+        let mut ready = [0; 6];
+        child.stdout.take().expect("standard output").read_exact(&mut ready).await.expect("a word");
+        let pid = child.id().expect("a process").to_string();
+        assert!(
+            std::process::Command::new("kill").args(["-HUP", &pid]).status().expect("kill runs").success()
+        );
+        drop(child.stdin.take());
+        let status = tokio::time::timeout(std::time::Duration::from_secs(20), child.wait()).await;
+        assert_eq!(status.expect("an end").expect("a status").code(), Some(5), "{way}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn signals_reach_the_command() {
     let state = state();
     let signals = [("TERM", 41), ("HUP", 42), ("USR1", 43), ("INT", 44)];

@@ -1,6 +1,5 @@
 //! `sideguard doctor`: what works on this machine, and how to get more.
 
-use std::path::PathBuf;
 use std::process::ExitCode;
 
 use serde::Serialize;
@@ -97,7 +96,7 @@ fn tell(finding: &Finding) {
 /// Makes the namespaces of `run --isolate netns` and lets them go.
 fn isolation() -> Finding {
     const CHECK: &str = "isolation";
-    match isolated::prepare(PathBuf::new(), Vec::new(), None, Vec::new()) {
+    match isolated::prepare(Vec::new(), None, Vec::new()) {
         Ok(_) if rustix::process::geteuid().is_root() => Finding::ok(
             CHECK,
             "netns: `sideguard run` takes in everything that its command sends (as root: name a user with --user)",

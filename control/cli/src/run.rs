@@ -4,6 +4,9 @@ mod child;
 pub(crate) mod isolated;
 mod summary;
 
+use std::fs::File;
+use std::io::Write;
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -14,10 +17,11 @@ use clap::ValueEnum;
 use sideguard_policy::source::Source;
 use sideguard_proxy::app::{self, StartError};
 use sideguard_proxy::config::ConfigError;
+use sideguard_proxy::feed;
 use sideguard_proxy::ports::Ports;
 use sideguard_runtime::telemetry::{self, LogFormat};
 use sideguard_runtime::{clock, environment, id};
-use sideguard_types::resource::{Listen, Metadata, ProxySpec};
+use sideguard_types::resource::{Listen, Metadata, NoSni, ProxySpec, Tls};
 
 use summary::Summary;
 
@@ -51,6 +55,9 @@ pub(crate) struct Arguments {
     /// Where a host is, as curl's --resolve: `crm.example=127.0.0.1:9443`. Can be given again.
     #[arg(long, value_name = "HOST[:PORT]=ADDRESS:PORT")]
     resolve: Vec<String>,
+    /// What becomes of TLS connections that name no server, as those to an address are.
+    #[arg(long, value_enum, default_value_t = Nameless::Refuse)]
+    no_sni: Nameless,
     /// Control service to join.
     #[arg(long, value_name = "URL")]
     control: Option<String>,
@@ -84,6 +91,23 @@ enum Isolate {
     Env,
 }
 
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum Nameless {
+    /// They are refused.
+    Refuse,
+    /// They count as connections to their address.
+    Address,
+}
+
+impl From<Nameless> for NoSni {
+    fn from(nameless: Nameless) -> Self {
+        match nameless {
+            Nameless::Refuse => Self::Refuse,
+            Nameless::Address => Self::Address,
+        }
+    }
+}
+
 /// Runs the command. Exit status: the command's own, or 125, 126, 127.
 pub(crate) async fn run(arguments: Arguments) -> ExitCode {
     telemetry::start_logs("error", LogFormat::Text);
@@ -105,6 +129,8 @@ async fn governed(arguments: &Arguments) -> anyhow::Result<ExitCode> {
         .unwrap_or_else(|| environment::state_directory().join("runs").join(id::new(clock::now())));
     let state = std::path::absolute(&state).unwrap_or(state);
     let summary = Arc::new(Summary::new(arguments.verbose));
+    // Before the command exists, which could put a link in its place.
+    let report = arguments.report.as_deref().map(|file| report(file).map(|open| (file, open))).transpose()?;
     let status = match under_sidecar(arguments, agent, &state, Arc::clone(&summary)).await {
         Ok(status) => status,
         Err(error) if error.downcast_ref().is_some_and(StartError::is_configuration) => {
@@ -114,12 +140,29 @@ async fn governed(arguments: &Arguments) -> anyhow::Result<ExitCode> {
         Err(error) => return Err(error),
     };
     summary.print(&state);
-    if let Some(file) = &arguments.report {
-        let report = format!("{:#}\n", summary.report(&state));
-        std::fs::write(file, report)
-            .with_context(|| format!("cannot write the report `{}`", file.display()))?;
+    if let Some((path, mut file)) = report {
+        let text = format!("{:#}\n", summary.report(&state));
+        file.write_all(text.as_bytes())
+            .with_context(|| format!("cannot write the report `{}`", path.display()))?;
     }
     Ok(status)
+}
+
+/// Opens the report's file, empty. Not through a link.
+fn report(path: &Path) -> anyhow::Result<File> {
+    let no_links = i32::try_from(rustix::fs::OFlags::NOFOLLOW.bits()).unwrap_or(0);
+    File::options()
+        .write(true)
+        .create(true)
+        .truncate(true)
+        .custom_flags(no_links)
+        .open(path)
+        .with_context(|| format!("cannot write the report `{}`", path.display()))
+}
+
+/// Which directory a path leads to.
+fn identity(path: &Path) -> Option<(u64, u64)> {
+    std::fs::metadata(path).ok().map(|found| (found.dev(), found.ino()))
 }
 
 /// Runs the command in the strongest isolation that is asked for and works, from the sidecar's start to its end.
@@ -139,9 +182,8 @@ async fn under_sidecar(
     let space = match arguments.isolate {
         Isolate::Env => None,
         Isolate::Netns | Isolate::Auto => {
-            let trust = isolated::trust(state);
-            let variables = child::variables(None, &trust, &key_variables);
-            match isolated::prepare(trust, local, user, variables) {
+            let variables = child::variables(None, Path::new(isolated::TRUST), &key_variables);
+            match isolated::prepare(local, user, variables) {
                 Ok(made) => {
                     if as_root {
                         eprintln!(
@@ -177,9 +219,16 @@ async fn under_sidecar(
         return Ok(status);
     };
     let running = app::start(spec, state, given, Ports::Inside(inside), summary).await?;
+    let own = identity(state);
     let (status, dropped) = space.run(&arguments.command, state, running.authority()).await?;
     running.dropped(dropped);
     running.stop(DRAIN).await;
+    if identity(state) != own {
+        eprintln!(
+            "sideguard: `{}` was moved while the command ran: do not trust what is there now",
+            state.display()
+        );
+    }
     Ok(status)
 }
 
@@ -199,12 +248,14 @@ fn specification(arguments: &Arguments, agent: String) -> Result<(ProxySpec, Vec
     let spec = ProxySpec {
         agent: Some(Metadata { name: agent, ..Metadata::default() }),
         listen: Listen { outbound: any.clone(), admin: any, dns: None },
-        policies: arguments.policies.clone(),
+        // Read once, before the command exists: what it writes to these files later is not policy.
+        policies: Vec::new(),
+        tls: Tls { no_sni: arguments.no_sni.into(), ..Tls::default() },
         hosts: arguments.resolve.iter().map(host).collect::<Result<_, StartError>>()?,
         private: arguments.private.iter().cloned().chain(local).collect(),
         ..ProxySpec::default()
     };
-    let mut given = Vec::new();
+    let mut given = feed::read(&arguments.policies)?;
     if arguments.policies.is_empty() {
         given.push(Source { name: "starter.yaml".to_owned(), text: STARTER.to_owned() });
     }

@@ -47,7 +47,9 @@ pub fn kind(address: IpAddr) -> Kind {
 fn kind_v4(v4: Ipv4Addr) -> Kind {
     match v4.octets() {
         [127, ..] | [0, ..] => Kind::Loopback,
-        [169, 254, ..] => Kind::LinkLocal,
+        // Azure's metadata service stands beside the link-local ones (learn.microsoft.com, "What is IP address
+        // 168.63.129.16?", 2026-11).
+        [169, 254, ..] | [168, 63, 129, 16] => Kind::LinkLocal,
         [10, ..] | [192, 168, ..] | [172, 16..=31, ..] | [100, 64..=127, ..] | [192, 0, 0, _] => {
             Kind::Private
         }
@@ -62,6 +64,8 @@ fn kind_v6(v6: Ipv6Addr) -> Kind {
         [0xfe80..=0xfebf, ..] => Kind::LinkLocal,
         // Unique local and the deprecated site-local.
         [0xfc00..=0xfdff | 0xfec0..=0xfeff, ..] => Kind::Private,
+        // NAT64 within an operator's own network (RFC 8215): where the IPv4 address stands is the operator's to choose.
+        [0x64, 0xff9b, 1, ..] => Kind::Private,
         // Only 2000::/3 is given out (IANA, 2026); Teredo hides an address of its own.
         [0x2001, 0, ..] => Kind::Unusable,
         [0x2000..=0x3fff, ..] => Kind::Public,
@@ -78,10 +82,15 @@ fn embedded(v6: Ipv6Addr) -> Option<Ipv4Addr> {
     match v6.segments() {
         [0, 0, 0, 0, 0, 0, 0, 0 | 1] => None,
         [0, 0, 0, 0, 0, 0 | 0xffff, high, low] | [0x64, 0xff9b, 0, 0, 0, 0, high, low] => Some(of(high, low)),
-        [0x64, 0xff9b, 1, .., high, low] => Some(of(high, low)),
         [0x2002, high, low, ..] => Some(of(high, low)),
         _ => None,
     }
+}
+
+/// Whether an address is one of this host's own, whatever its kind: only those can be bound to.
+#[must_use]
+pub fn is_own(address: IpAddr) -> bool {
+    std::net::UdpSocket::bind((address, 0)).is_ok()
 }
 
 /// A block of addresses, such as `10.0.0.0/8` or `fd00::/8`; one address is a block of its own.
@@ -199,7 +208,8 @@ mod tests {
             ("2002:7f00:1::", Kind::Loopback),
             ("169.254.169.254", Kind::LinkLocal),
             ("64:ff9b::a9fe:a9fe", Kind::LinkLocal),
-            ("64:ff9b:1:2:3:4:a9fe:a9fe", Kind::LinkLocal),
+            ("64:ff9b:1:2:3:4:a9fe:a9fe", Kind::Private),
+            ("168.63.129.16", Kind::LinkLocal),
             ("fe80::1", Kind::LinkLocal),
             ("fd00:ec2::254", Kind::Private),
             ("fec0::1", Kind::Private),

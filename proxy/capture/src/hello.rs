@@ -18,6 +18,8 @@ pub struct Hello {
     pub server_name: Option<String>,
     /// Whether an encrypted hello stands in it, whose name may be another one.
     pub encrypted: bool,
+    /// Bytes of the records that hold it.
+    pub length: usize,
 }
 
 /// Why there is no hello.
@@ -43,7 +45,8 @@ pub fn read(bytes: &[u8]) -> Result<Option<Hello>, HelloError> {
     let mut rest = bytes;
     loop {
         if let Some(body) = whole(&message)? {
-            return body_of(body).map(Some);
+            let length = bytes.len().saturating_sub(rest.len());
+            return body_of(body).map(|hello| Some(Hello { length, ..hello }));
         }
         let Some((&kind, after)) = rest.split_first() else { return Ok(None) };
         if kind != HANDSHAKE {
@@ -115,7 +118,7 @@ fn body_of(body: &[u8]) -> Result<Hello, HelloError> {
     hello.take(suites)?;
     let compressions = hello.byte()?;
     hello.take(compressions)?;
-    let mut found = Hello { server_name: None, encrypted: false };
+    let mut found = Hello { server_name: None, encrypted: false, length: 0 };
     if hello.0.is_empty() {
         return Ok(found);
     }

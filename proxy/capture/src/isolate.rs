@@ -54,9 +54,9 @@ pub struct Plan {
     pub command: Vec<String>,
     /// Whom it runs as; as whoever runs the sidecar when absent.
     pub user: Option<User>,
-    /// Directories that are hidden: the sidecar's state.
+    /// Directories that are hidden, without links in their paths: the sidecar's state. At least one.
     pub hidden: Vec<PathBuf>,
-    /// Directory in which the sidecar's authority and the bundle show, as `ca.crt` and `bundle.pem`.
+    /// Directory below `/run` in which the sidecar's authority and the bundle show, as `ca.crt` and `bundle.pem`.
     pub trust: PathBuf,
     /// Certificate of the sidecar's authority (PEM).
     pub authority: String,
@@ -64,6 +64,8 @@ pub struct Plan {
     pub bundle: String,
     /// The same for Java, in its own format.
     pub java: Vec<u8>,
+    /// Files in which Java looks for it.
+    pub java_stores: Vec<PathBuf>,
     /// Sockets of the host's programs, which are covered.
     pub sockets: Vec<PathBuf>,
 }

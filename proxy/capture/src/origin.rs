@@ -36,9 +36,9 @@ pub fn owner(from: SocketAddr, to: SocketAddr) -> std::io::Result<Option<u32>> {
     Ok(None)
 }
 
-/// Finds the uid in a table as `/proc/net/tcp` has it (proc_pid_net(5)). A connection that is over has lost its owner.
+/// Finds the uid in a table as `/proc/net/tcp` has it (proc_pid_net(5)). A socket that its owner has closed stays for a
+/// while, with uid 0 and inode 0: it is nobody's.
 fn owner_in(table: &str, from: SocketAddr, to: SocketAddr) -> Option<u32> {
-    const GONE: [&str; 2] = ["06", "07"];
     let same = |text: &str, address: SocketAddr| {
         socket(text).is_some_and(|(ip, port)| {
             port == address.port() && ip.to_canonical() == address.ip().to_canonical()
@@ -46,9 +46,10 @@ fn owner_in(table: &str, from: SocketAddr, to: SocketAddr) -> Option<u32> {
     };
     table.lines().skip(1).find_map(|line| {
         let mut fields = line.split_ascii_whitespace().skip(1);
-        let (local, remote, state) = (fields.next()?, fields.next()?, fields.next()?);
-        (same(local, from) && same(remote, to) && !GONE.contains(&state)).then_some(())?;
-        fields.nth(3)?.parse().ok()
+        let (local, remote) = (fields.next()?, fields.next()?);
+        (same(local, from) && same(remote, to)).then_some(())?;
+        let (uid, inode) = (fields.nth(4)?, fields.nth(1)?);
+        if inode == "0" { None } else { uid.parse().ok() }
     })
 }
 
@@ -81,7 +82,7 @@ mod tests {
         0: 0100007F:128E 00000000:0000 0A 00000000:00000000 00:00000000 00000000 14102        0 1 1 0 100 0 0 10 0\n   \
         1: 020200C0:A000 2A643 01 0 0 0 1 0 0\n   \
         2: 020200C0:A1B2 0A6433C6:01BB 01 00000000:00000000 00:00000000 00000000  1000        0 2 1 0 20 4 30 10 -1\n   \
-        3: 020200C0:A1B2 0B6433C6:01BB 06 00000000:00000000 00:00000000 00000000     0        0 3 1 0 20 4 30 10 -1\n";
+        3: 020200C0:A1B2 0B6433C6:01BB 05 00000000:00000000 00:00000000 00000000     0        0 0 1 0 20 4 30 10 -1\n";
 
     #[cfg(target_endian = "little")]
     #[test]

@@ -89,7 +89,9 @@ impl Rules {
         line(text, &format!("meta l4proto {{ tcp, udp }} th dport 53 redirect to :{dns}"));
         if !self.captured_ports.is_empty() {
             let ports = set(&self.captured_ports);
-            line(text, &format!("ip daddr 127.0.0.1 tcp dport {ports} redirect to :{outbound}"));
+            for address in ["ip daddr 127.0.0.1", "ip6 daddr ::1"] {
+                line(text, &format!("{address} tcp dport {ports} redirect to :{outbound}"));
+            }
         }
         line(text, "fib daddr type local return");
         line(text, &format!("meta l4proto tcp redirect to :{outbound}"));
@@ -99,7 +101,8 @@ impl Rules {
     fn lock(&self, text: &mut String) {
         let (outbound, dns) = (self.outbound, self.dns);
         self.exempt(text, "accept");
-        line(text, "ct state established accept");
+        // Not UDP: one datagram from outside would open a way back.
+        line(text, "meta l4proto tcp ct state established accept");
         line(text, "ct state related meta l4proto { icmp, icmpv6 } accept");
         for address in ["ip daddr 127.0.0.1", "ip6 daddr ::1"] {
             line(text, &format!("{address} tcp dport {{ {outbound}, {dns} }} accept"));
@@ -112,10 +115,8 @@ impl Rules {
             }
             Loopback::Ports(_) => {}
         }
-        line(
-            text,
-            "icmpv6 type { nd-neighbor-solicit, nd-neighbor-advert, nd-router-solicit, mld2-listener-report } accept",
-        );
+        // Not multicast reports: whoever joins a group chooses its address.
+        line(text, "icmpv6 type { nd-neighbor-solicit, nd-neighbor-advert, nd-router-solicit } accept");
         line(text, "udp dport 443 counter name dropped_quic reject with icmpx type port-unreachable");
         line(text, "meta l4proto udp counter name dropped_udp reject with icmpx type port-unreachable");
         line(

@@ -25,14 +25,13 @@ use super::redirected;
 use super::wire::Wire;
 use crate::app::Sidecar;
 use crate::call::{Arrival, HostPort};
+use crate::opening::H2_PREFACE;
 use crate::ports::Door;
 use crate::{flow, tunnel};
 
 /// Longest time from a connection's start, or from the reply to CONNECT, to the first bytes that tell its kind;
 /// longest time for a TLS handshake too.
 pub(super) const PATIENCE: Duration = Duration::from_secs(10);
-/// First bytes of HTTP/2 with prior knowledge (RFC 9113, section 3.4).
-pub(super) const H2_PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n";
 const ESTABLISHED: &[u8] = b"HTTP/1.1 200 Connection established\r\n\r\n";
 
 /// What the first bytes of a connection are.
@@ -84,7 +83,7 @@ async fn through(mut wire: Wire, arrival: Arrival, sidecar: Arc<Sidecar>) {
         tunnel::Plan::Refuse(reply) => return reply_raw(wire, &reply).await,
         tunnel::Plan::Pass(passage) => {
             if wire.write_all(ESTABLISHED).await.is_ok() && wire.flush().await.is_ok() {
-                redirected::carry_named(wire, passage, &sidecar).await;
+                redirected::carry(wire, passage, &sidecar).await;
             }
             return;
         }

@@ -10,31 +10,19 @@ use sideguard_capture::hello::{self, Hello, HelloError};
 use sideguard_types::resource::{Ech, NoSni};
 use tokio::io::AsyncWriteExt;
 
-use super::front::{self, H2_PREFACE, PATIENCE};
+use super::front::{self, PATIENCE};
 use super::wire::Wire;
 use crate::app::Sidecar;
 use crate::call::{Arrival, HostPort, Refused};
+use crate::opening::{self, Kind};
 use crate::tunnel::{self, Inside};
 
 /// How long a client may be silent before the server may be meant to speak first.
 const SILENCE: Duration = Duration::from_millis(250);
 /// Ports whose servers speak first: waiting for the client would be in vain.
 const SERVER_FIRST: [u16; 9] = [21, 22, 25, 110, 119, 143, 587, 3306, 5900];
-/// Longest first line that may still turn out to be HTTP's.
-const LINE: usize = 16 << 10;
 /// A fatal TLS alert, `access_denied` (RFC 8446, section 6).
 const ACCESS_DENIED: [u8; 7] = [21, 3, 3, 0, 2, 2, 49];
-
-/// What the first bytes of a redirected connection are.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Kind {
-    Tls,
-    Http1,
-    Http2,
-    /// HTTP, but meant for a proxy elsewhere.
-    Connect,
-    Raw,
-}
 
 /// Serves a connection that was going to `origin`.
 pub(super) async fn serve(mut wire: Wire, mut arrival: Arrival, origin: SocketAddr, sidecar: Arc<Sidecar>) {
@@ -53,7 +41,7 @@ pub(super) async fn serve(mut wire: Wire, mut arrival: Arrival, origin: SocketAd
         // It left without a word, as the loser of a race between two addresses does.
         Some(None) => return,
         None => match tunnel::redirected(&sidecar, &arrival, to.clone(), Inside::Raw).await {
-            Ok(passage) => return carry(wire, passage, &sidecar).await,
+            Ok(passage) => return carry(wire, Box::new(passage), &sidecar).await,
             Err(refused) if SERVER_FIRST.contains(&to.port) => return tunnel::turned_away(&sidecar, refused),
             Err(refused) => {
                 silent = Some(refused);
@@ -79,7 +67,7 @@ pub(super) async fn serve(mut wire: Wire, mut arrival: Arrival, origin: SocketAd
         Kind::Raw => match silent {
             Some(refused) => tunnel::turned_away(&sidecar, refused),
             None => match tunnel::redirected(&sidecar, &arrival, to, Inside::Raw).await {
-                Ok(passage) => carry(wire, passage, &sidecar).await,
+                Ok(passage) => carry(wire, Box::new(passage), &sidecar).await,
                 Err(refused) => tunnel::turned_away(&sidecar, refused),
             },
         },
@@ -115,7 +103,7 @@ async fn tls(
         return front::open_tls(wire, arrival, sidecar).await;
     }
     match tunnel::redirected(&sidecar, &arrival, to, Inside::Closed).await {
-        Ok(passage) => carry(wire, passage, &sidecar).await,
+        Ok(passage) => carry(wire, Box::new(passage), &sidecar).await,
         Err(refused) => {
             tunnel::turned_away(&sidecar, refused);
             alert(wire).await;
@@ -126,7 +114,9 @@ async fn tls(
 /// The name that a hello asks for, as far as it may be believed. `None` where it asks for none and need not.
 fn server(sidecar: &Sidecar, hello: &Hello, named: Option<&str>) -> Result<Option<String>, String> {
     let rules = &sidecar.config.tls;
-    if hello.encrypted && rules.ech == Ech::Refuse {
+    let opened = hello.server_name.as_deref().or(named).is_some_and(|name| sidecar.opens(name));
+    // Where TLS is opened, nothing can hide in there: a client that means it will not accept this end.
+    if hello.encrypted && rules.ech == Ech::Refuse && !opened {
         return Err("the client hello is encrypted, so that its name cannot be judged (`tls.ech`)".to_owned());
     }
     match (&hello.server_name, named) {
@@ -140,35 +130,10 @@ fn server(sidecar: &Sidecar, hello: &Hello, named: Option<&str>) -> Result<Optio
     }
 }
 
-/// Carries a tunnel that CONNECT asked for: TLS inside must be to the host that it was allowed for.
-pub(super) async fn carry_named(mut wire: Wire, passage: Box<tunnel::Passage>, sidecar: &Arc<Sidecar>) {
-    let first = tokio::time::timeout(SILENCE, wire.at_hand_or_fetch());
-    // Whatever is not TLS, or waits for the server, is bytes to a host whose bytes are nobody's to judge.
-    if matches!(first.await, Ok(Ok(0x16))) {
-        let why = match hello(&mut wire).await {
-            Ok(Some(hello)) if hello.encrypted && sidecar.config.tls.ech == Ech::Refuse => Some(
-                "the client hello is encrypted, so that its name cannot be judged (`tls.ech`)".to_owned(),
-            ),
-            Ok(Some(Hello { server_name: Some(asked), .. })) if asked != passage.host() => {
-                Some(format!("SNI names `{asked}`, but the tunnel leads to `{}`", passage.host()))
-            }
-            Ok(Some(_)) => None,
-            Ok(None) => Some("the connection ended before its TLS client hello did".to_owned()),
-            Err(error) => Some(error.to_string()),
-        };
-        if let Some(why) = why {
-            passage.give_up(sidecar, &why);
-            return alert(wire).await;
-        }
-    }
+/// Carries a tunnel whose content stays closed.
+pub(super) async fn carry(wire: Wire, passage: Box<tunnel::Passage>, sidecar: &Arc<Sidecar>) {
     if let Ok((tcp, early)) = wire.into_parts().await {
-        passage.carry(tcp, early.freeze(), sidecar).await;
-    }
-}
-
-async fn carry(wire: Wire, passage: tunnel::Passage, sidecar: &Arc<Sidecar>) {
-    if let Ok((tcp, early)) = wire.into_parts().await {
-        Box::new(passage).carry(tcp, early.freeze(), sidecar).await;
+        passage.carry(tcp, early, sidecar).await;
     }
 }
 
@@ -198,63 +163,11 @@ async fn alert(mut wire: Wire) {
 /// Tells what arrives, reading as little as that takes; `None` when the client ends without a word.
 async fn kind(wire: &mut Wire) -> Option<Kind> {
     loop {
-        if let Some(kind) = kind_of(wire.at_hand()) {
+        if let Some(kind) = opening::kind(wire.at_hand()) {
             return Some(kind);
         }
         if matches!(wire.fetch().await, Ok(0) | Err(_)) {
             return (!wire.at_hand().is_empty()).then_some(Kind::Raw);
         }
-    }
-}
-
-/// Only a whole first line tells HTTP from another protocol of words.
-fn kind_of(bytes: &[u8]) -> Option<Kind> {
-    let first = *bytes.first()?;
-    if first == 0x16 {
-        return Some(Kind::Tls);
-    }
-    if !first.is_ascii_alphabetic() {
-        return Some(Kind::Raw);
-    }
-    if bytes.starts_with(H2_PREFACE) {
-        return Some(Kind::Http2);
-    }
-    let Some(end) = bytes.iter().position(|b| *b == b'\n') else {
-        return (bytes.len() > LINE).then_some(Kind::Raw);
-    };
-    let line = bytes.get(..end).unwrap_or_default().trim_ascii_end();
-    if line.starts_with(b"PRI * HTTP/2.0") {
-        // The preface's next bytes decide.
-        return (bytes.len() >= H2_PREFACE.len()).then_some(Kind::Raw);
-    }
-    if !line.ends_with(b" HTTP/1.1") && !line.ends_with(b" HTTP/1.0") {
-        return Some(Kind::Raw);
-    }
-    Some(if line.starts_with(b"CONNECT ") { Kind::Connect } else { Kind::Http1 })
-}
-
-#[cfg(test)]
-mod tests {
-    use super::{Kind, kind_of};
-
-    #[test]
-    fn only_a_whole_line_of_http_is_http() {
-        for (bytes, kind) in [
-            (&b""[..], None),
-            (b"GET /x HTTP/1.1", None),
-            (b"GET /x HTTP/1.1\r\n", Some(Kind::Http1)),
-            (b"GET /x HTTP/1.0\n", Some(Kind::Http1)),
-            (b"GET /x\r\n", Some(Kind::Raw)),
-            (b"GET /x HTTP/2.0\r\n", Some(Kind::Raw)),
-            (b"CONNECT a:1 HTTP/1.1\r\n", Some(Kind::Connect)),
-            (b"PRI * HTTP/2.0\r\n", Some(Kind::Http2)),
-            (b"SSH-2.0-OpenSSH_9.2\r\n", Some(Kind::Raw)),
-            (b"EHLO there\r\n", Some(Kind::Raw)),
-            (b"*1\r\n$4\r\nPING\r\n", Some(Kind::Raw)),
-            (&[0x16, 3, 1], Some(Kind::Tls)),
-        ] {
-            assert_eq!(kind_of(bytes), kind, "{}", bytes.escape_ascii());
-        }
-        assert_eq!(kind_of(&[b'a'; super::LINE + 1]), Some(Kind::Raw));
     }
 }

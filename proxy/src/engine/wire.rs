@@ -47,14 +47,6 @@ impl Wire {
         self.tcp.read_buf(&mut self.put_back).await
     }
 
-    /// The first byte at hand, read when there is none yet.
-    pub(super) async fn at_hand_or_fetch(&mut self) -> io::Result<u8> {
-        if self.put_back.is_empty() {
-            self.fetch().await?;
-        }
-        self.put_back.first().copied().ok_or_else(|| io::ErrorKind::UnexpectedEof.into())
-    }
-
     /// The plain connection and the bytes read from it but not used.
     pub(super) async fn into_parts(mut self) -> io::Result<(TcpStream, BytesMut)> {
         self.flush().await?;

@@ -127,8 +127,13 @@ pub(super) fn listen() -> (Vec<Owned>, mpsc::Receiver<Signal>) {
         (SignalKind::quit(), Signal::QUIT, !terminal),
     ];
     let (send, signals) = mpsc::channel(8);
+    let ignored = ignored();
     let mut listeners = Vec::new();
     for (kind, number, pass) in passed {
+        // What was to be ignored, by `nohup` say, stays so for the command as well.
+        if ignored >> number.as_raw().saturating_sub(1) & 1 == 1 {
+            continue;
+        }
         let Ok(mut stream) = signal(kind) else { continue };
         let send = send.clone();
         let task = tasks::spawn("signal", async move {
@@ -141,6 +146,13 @@ pub(super) fn listen() -> (Vec<Owned>, mpsc::Receiver<Signal>) {
         listeners.push(Owned::new(&task));
     }
     (listeners, signals)
+}
+
+/// Signals that this process ignores, as a set of bits; none where that cannot be told.
+fn ignored() -> u64 {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let mask = status.lines().find_map(|line| line.strip_prefix("SigIgn:"));
+    mask.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok()).unwrap_or(0)
 }
 
 /// The command's own status; 128 and the signal's number where one ended it.

@@ -2,6 +2,8 @@
 //! starts `sideguard __inner`, the first process inside, which gives up its rights and starts the command.
 
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
+use std::os::unix::fs::FileTypeExt;
+use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::mpsc;
@@ -20,25 +22,23 @@ const SELF: &str = "/proc/self/exe";
 /// The sidecar's ports inside.
 const OUTBOUND: u16 = 4750;
 const DNS: u16 = 4753;
-/// Where the sidecar's authority shows to a command that another user runs.
-const SHARED_TRUST: &str = "/run/sideguard";
+/// Where the sidecar's authority shows to the command, in a `/run` of its own.
+pub(super) const TRUST: &str = "/run/sideguard";
+/// Where Java looks for roots, beside the JDKs in [`JDKS`].
+const JAVA_STORES: [&str; 2] = ["/etc/ssl/certs/java/cacerts", "/etc/pki/java/cacerts"];
+/// Directories of JDKs.
+const JDKS: &str = "/usr/lib/jvm";
+const JDK_STORE: &str = "lib/security/cacerts";
 
 /// A namespace that waits for its command.
 pub(crate) struct Space {
     channel: Channel,
     started: Started,
-    trust: PathBuf,
     user: Option<User>,
-}
-
-/// The directory in which a command finds the sidecar's authority.
-pub(super) fn trust(state: &Path) -> PathBuf {
-    if rustix::process::geteuid().is_root() { SHARED_TRUST.into() } else { state.join("ca") }
 }
 
 /// Makes the namespaces. `local` are ports of 127.0.0.1 that lead to the host's. The error says why there are none.
 pub(crate) fn prepare(
-    trust: PathBuf,
     local: Vec<u16>,
     user: Option<User>,
     mut variables: Variables,
@@ -58,7 +58,7 @@ pub(crate) fn prepare(
     drop(end);
     let setup = Setup { outbound: OUTBOUND, dns: DNS, local };
     let inside = channel.set_up(&setup).map_err(|error| error.to_string())?;
-    Ok((Space { channel, started, trust, user }, inside))
+    Ok((Space { channel, started, user }, inside))
 }
 
 impl Space {
@@ -72,20 +72,15 @@ impl Space {
         let bundle = state.join("ca/bundle.pem");
         let bundle = std::fs::read_to_string(&bundle)
             .with_context(|| format!("cannot read `{}`", bundle.display()))?;
-        // With its own, the states of other sidecars, which hold their authorities' keys.
-        let common = std::path::absolute(environment::state_directory()).unwrap_or_default();
-        let mut hidden = vec![state.to_owned()];
-        if common.is_dir() {
-            hidden.retain(|state| !state.starts_with(&common));
-            hidden.push(common);
-        }
+        let hidden = hidden(state).context("cannot hide the sidecar's state")?;
         let plan = Plan {
             command: command.to_vec(),
             user: self.user,
             hidden,
-            trust: self.trust,
+            trust: TRUST.into(),
             authority: authority.to_owned(),
             java: java::store(&bundle),
+            java_stores: java_stores(),
             bundle,
             sockets: isolate::listening(),
         };
@@ -95,8 +90,43 @@ impl Space {
     }
 }
 
+/// The directories that are hidden: with its own state those of other sidecars, which hold their keys. No link leads around
+/// what is hidden, since the paths are the real ones.
+fn hidden(state: &Path) -> std::io::Result<Vec<PathBuf>> {
+    let common = environment::state_directory();
+    let runs = common.join("runs");
+    // What does not exist cannot be hidden from a command that waits for it. Where this user cannot make it, no sidecar of
+    // this user's will.
+    let _ = std::fs::create_dir_all(&runs);
+    let mut hidden: Vec<PathBuf> = Vec::new();
+    for dir in [&common, &runs, state] {
+        let dir = match std::fs::canonicalize(dir) {
+            Ok(dir) => dir,
+            Err(_) if dir != state => continue,
+            Err(error) => return Err(error),
+        };
+        if !hidden.iter().any(|known| dir.starts_with(known)) {
+            hidden.retain(|known| !known.starts_with(&dir));
+            hidden.push(dir);
+        }
+    }
+    Ok(hidden)
+}
+
+fn java_stores() -> Vec<PathBuf> {
+    let home = environment::variable("JAVA_HOME").map(|home| PathBuf::from(home).join(JDK_STORE));
+    let own = environment::variable("HOME").map(|home| PathBuf::from(home).join(".sdkman/candidates/java"));
+    let jdks = [Some(PathBuf::from(JDKS)), own].into_iter().flatten();
+    let within = jdks.filter_map(|dir| std::fs::read_dir(dir).ok()).flatten().flatten();
+    let within = within.map(|jdk| jdk.path().join(JDK_STORE));
+    JAVA_STORES.iter().map(PathBuf::from).chain(home).chain(within).collect()
+}
+
 /// `sideguard __outer`: makes the namespaces and waits for the command.
 pub(crate) fn outer(end: i32) -> ExitCode {
+    if let Err(error) = close_inherited(end) {
+        return crate::report(&error, 125);
+    }
     let left = adopt(end).and_then(|channel| Ok(isolate::outer(channel)?));
     let outer = match left {
         Ok(outer) => outer,
@@ -126,6 +156,31 @@ pub(crate) fn outer(end: i32) -> ExitCode {
     code
 }
 
+/// Closes what was inherited that leads out or beneath what is hidden: sockets, directories, devices and whatever else is
+/// neither file, pipe nor terminal. `end` and the three standard ones stay.
+fn close_inherited(end: i32) -> anyhow::Result<()> {
+    let listed = std::fs::read_dir("/proc/self/fd")?;
+    let numbers = listed.filter_map(|entry| entry.ok()?.file_name().to_str()?.parse::<i32>().ok());
+    for number in numbers.collect::<Vec<i32>>() {
+        let link = format!("/proc/self/fd/{number}");
+        let Ok(file) = std::fs::metadata(&link) else { continue };
+        let kind = file.file_type();
+        let terminal = kind.is_char_device()
+            && std::fs::read_link(&link)
+                .is_ok_and(|path| path.starts_with("/dev/pts") || path.ends_with("null"));
+        if number > 2 && number != end && !kind.is_file() && !kind.is_fifo() && !terminal {
+            close(number);
+        }
+    }
+    Ok(())
+}
+
+#[expect(unsafe_code, reason = "a descriptor that was inherited can only be closed by its number")]
+fn close(number: i32) {
+    // SAFETY: nothing in this process has opened or uses it: it was inherited.
+    drop(unsafe { OwnedFd::from_raw_fd(number) });
+}
+
 #[expect(unsafe_code, reason = "a descriptor that was inherited can only be adopted by its number")]
 fn adopt(end: i32) -> anyhow::Result<Channel> {
     // SAFETY: `prepare` hands this descriptor on to this process and to nothing else in it.
@@ -149,7 +204,13 @@ pub(crate) fn inner(user: &str, command: &[String]) -> ExitCode {
     if listens.recv().is_err() {
         return ExitCode::from(125);
     }
-    let child = match std::process::Command::new(program).args(arguments).spawn() {
+    let mut command = std::process::Command::new(program);
+    command.args(arguments);
+    // Signals to its own group then stay its own. On a terminal the shell's job control needs the group as it is.
+    if std::fs::File::open("/dev/tty").is_err() {
+        command.process_group(0);
+    }
+    let child = match command.spawn() {
         Ok(child) => child,
         Err(error) => return child::not_started(program, &error),
     };

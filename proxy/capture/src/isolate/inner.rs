@@ -53,7 +53,8 @@ fn become_user(user: &User) -> rustix::io::Result<()> {
 }
 
 /// System calls that would lead past the rules: sockets of families that network namespaces do not hold (VSOCK reaches
-/// the machine's host), the same through `io_uring`, and putting words into the terminal that the sidecar shares.
+/// the machine's host), the same through `io_uring`, the user's keyrings, which others share, and putting words into the
+/// terminal.
 fn filter() -> Result<BpfProgram, seccompiler::BackendError> {
     /// Families that stay: UNIX, INET, INET6, NETLINK.
     const FAMILIES: [u64; 4] = [1, 2, 10, 16];
@@ -69,7 +70,9 @@ fn filter() -> Result<BpfProgram, seccompiler::BackendError> {
     for abi in [0, X32] {
         rules.insert(libc::SYS_socket | abi, vec![families.clone()]);
         rules.insert(libc::SYS_socketpair | abi, vec![families.clone()]);
-        rules.insert(libc::SYS_io_uring_setup | abi, Vec::new());
+        for call in [libc::SYS_io_uring_setup, libc::SYS_keyctl, libc::SYS_add_key, libc::SYS_request_key] {
+            rules.insert(call | abi, Vec::new());
+        }
         rules.insert(libc::SYS_ioctl | abi, typing.clone());
     }
     // x32 has numbers of its own for a few calls, `ioctl` among them.

@@ -11,7 +11,7 @@ use rustix::thread::{
     unshare_unsafe,
 };
 
-use super::{Channel, Doing, IsolateError, NAMESPACES, PROC, Plan, network, view};
+use super::{Channel, ChannelError, Doing, IsolateError, NAMESPACES, PROC, Plan, network, view};
 use crate::isolate::channel::Opened;
 use crate::rules;
 
@@ -36,12 +36,20 @@ pub fn outer(mut channel: Channel) -> Result<Outer, IsolateError> {
     match made {
         Ok(inside) => channel.open(&inside)?,
         Err(error) => {
-            channel.say(&Opened::Failed(error.to_string()))?;
-            return Err(error);
+            let told = error.to_string();
+            channel.say(&Opened::Failed(told.clone()))?;
+            return Err(ChannelError::Told(told).into());
         }
     }
     let plan: Plan = channel.hear()?;
+    let here = std::env::current_dir().doing("tell the working directory")?;
     view::arrange(&plan)?;
+    // The old one may lie below what is hidden now: the way there is gone again from the top.
+    std::env::set_current_dir(&here).map_err(|why| IsolateError::File {
+        doing: "work in a directory that is hidden from the command:",
+        path: here,
+        why,
+    })?;
     let (ask, asked) = sync_channel(1);
     let counting = std::thread::spawn(move || {
         // Also when nobody asks any more: then nobody hears either.

@@ -2,7 +2,6 @@
 //! programs, and with the sidecar's authority among the roots that programs trust.
 
 use std::fs;
-use std::io::ErrorKind;
 use std::os::unix::fs::{DirBuilderExt, FileTypeExt, PermissionsExt, chown, symlink};
 use std::path::{Path, PathBuf};
 
@@ -22,26 +21,34 @@ const BUNDLES: [&str; 6] = [
     "/etc/ssl/cert.pem",
     "/etc/pki/tls/cert.pem",
 ];
-/// Where Java looks for them.
-const JAVA_STORES: [&str; 2] = ["/etc/ssl/certs/java/cacerts", "/etc/pki/java/cacerts"];
-/// Directories in which programs of the host open sockets at any time.
-const SOCKET_PLACES: [&str; 10] = [
-    "/run/containerd",
-    "/run/crio",
-    "/run/dbus",
-    "/run/docker",
-    "/run/nscd",
-    "/run/podman",
-    "/run/snapd",
-    "/run/systemd",
-    "/run/user",
-    "/tmp/.X11-unix",
+/// What of `/run` programs need that holds no sockets: where distributions keep programs and libraries, and locks.
+const RUN_KEPT: [&str; 7] =
+    ["booted-system", "current-system", "lock", "opengl-driver", "opengl-driver-32", "shm", "wrappers"];
+/// Other directories in which programs of the host open sockets at any time.
+const SOCKET_PLACES: [&str; 2] = ["/var/run", "/tmp/.X11-unix"];
+/// File systems through which root governs the host wherever they are mounted, capabilities or not.
+const GOVERNING: [&str; 13] = [
+    "bpf",
+    "binfmt_misc",
+    "cgroup",
+    "cgroup2",
+    "configfs",
+    "debugfs",
+    "devtmpfs",
+    "efivarfs",
+    "proc",
+    "pstore",
+    "securityfs",
+    "sysfs",
+    "tracefs",
 ];
 const RESOLVER: &str = "/etc/resolv.conf";
 const RESOLVER_TEXT: &str = "# The sidecar answers, whatever address is asked.\nnameserver 127.0.0.1\n";
 /// Devices that a root without capabilities may have: it owns the others too, disks among them.
 const DEVICES: [&str; 7] = ["null", "zero", "full", "random", "urandom", "tty", "ptmx"];
 const DEVICE_DIRS: [&str; 3] = ["pts", "shm", "mqueue"];
+/// A file for the terminal to stand on.
+const CONSOLE: &str = "console";
 /// Parts of /proc through which root governs the host, capabilities or not.
 const PROC_READ_ONLY: [&str; 5] = ["/proc/sys", "/proc/sysrq-trigger", "/proc/irq", "/proc/bus", "/proc/fs"];
 
@@ -52,6 +59,8 @@ pub(super) fn arrange(plan: &Plan) -> Result<(), IsolateError> {
     for dir in &plan.hidden {
         empty(dir)?;
     }
+    let scratch = plan.hidden.first().map_or(Path::new("/run"), PathBuf::as_path);
+    own_run(scratch, plan.user.as_ref())?;
     make_dir(&plan.trust)?;
     empty(&plan.trust)?;
     let put = |name: &str, bytes: &[u8]| {
@@ -69,21 +78,21 @@ pub(super) fn arrange(plan: &Plan) -> Result<(), IsolateError> {
     for path in plan.sockets.iter().filter(is_socket) {
         cover(&nothing, path)?;
     }
-    for place in SOCKET_PLACES.iter().map(Path::new).filter(|place| place.is_dir()) {
+    for place in SOCKET_PLACES.iter().map(Path::new).filter(|place| place.is_dir() && !place.is_symlink()) {
         empty(place)?;
     }
-    own_runtime_dir(plan.user.as_ref())?;
     for path in BUNDLES {
         cover(&bundle, Path::new(path))?;
     }
-    for path in JAVA_STORES {
-        cover(&java, Path::new(path))?;
+    for path in plan.java_stores.iter().filter(|path| path.is_file()) {
+        cover(&java, path)?;
     }
     resolve_here(&resolver)?;
     if is_root(plan.user.as_ref()) {
-        few_devices(&plan.trust)?;
-        read_only(Path::new("/sys"))?;
+        few_devices(scratch)?;
+        close_governing(&nothing)?;
     }
+    own_terminals()?;
     for dir in plan.hidden.iter().chain([&plan.trust]) {
         mount_remount(dir, MountFlags::BIND | MountFlags::RDONLY | EMPTY, "")
             .doing("close the sidecar's directory")?;
@@ -147,20 +156,102 @@ fn make_dir(dir: &Path) -> Result<(), IsolateError> {
     })
 }
 
-/// The user's directory for run-time files exists, and is empty.
-fn own_runtime_dir(user: Option<&User>) -> Result<(), IsolateError> {
-    let parent = Path::new("/run/user");
-    if !parent.is_dir() {
-        return Ok(());
+/// A `/run` of its own, with what programs need of the host's and an empty directory for the user's run-time files.
+fn own_run(scratch: &Path, user: Option<&User>) -> Result<(), IsolateError> {
+    let new = scratch.join("run");
+    make_dir(&new)?;
+    empty(&new)?;
+    let failed = |path: &Path| {
+        let path = path.to_owned();
+        move |why| IsolateError::File { doing: "make", path, why }
+    };
+    for name in RUN_KEPT {
+        let (old, path) = (Path::new("/run").join(name), new.join(name));
+        if let Ok(target) = fs::read_link(&old) {
+            symlink(target, &path).map_err(failed(&path))?;
+        } else if old.is_dir() {
+            make_dir(&path)?;
+            mount_bind_recursive(&old, &path).doing("keep a part of /run")?;
+        }
     }
     let (uid, gid) = user.map_or_else(
         || (rustix::process::geteuid().as_raw(), rustix::process::getegid().as_raw()),
         |user| (user.uid, user.gid),
     );
-    let dir = parent.join(uid.to_string());
-    let failed = |why| IsolateError::File { doing: "make", path: dir.clone(), why };
-    fs::DirBuilder::new().mode(0o700).create(&dir).map_err(failed)?;
-    chown(&dir, Some(uid), Some(gid)).map_err(failed)
+    make_dir(&new.join("user"))?;
+    let own = new.join("user").join(uid.to_string());
+    fs::DirBuilder::new().mode(0o700).create(&own).map_err(failed(&own))?;
+    chown(&own, Some(uid), Some(gid)).map_err(failed(&own))?;
+    mount_bind_recursive(&new, "/run").doing("change /run")
+}
+
+/// Terminals of its own: those of the user's other sessions are out of reach. The one that it is on stays, as `/dev/console`.
+fn own_terminals() -> Result<(), IsolateError> {
+    let terminals = Path::new("/dev/pts");
+    if !terminals.is_dir() {
+        return Ok(());
+    }
+    let console = Path::new("/dev/console");
+    let tty = ["/proc/self/fd/0", "/proc/self/fd/1", "/proc/self/fd/2"]
+        .iter()
+        .filter_map(|link| fs::read_link(link).ok())
+        .find(|path| path.starts_with(terminals));
+    if let Some(tty) = tty
+        && console.exists()
+    {
+        mount_bind(&tty, console).doing("keep the terminal")?;
+    }
+    mount(
+        "devpts",
+        terminals,
+        "devpts",
+        MountFlags::NOSUID | MountFlags::NOEXEC,
+        Some(c"newinstance,ptmxmode=0666,mode=620"),
+    )
+    .doing("make terminals")?;
+    cover(&terminals.join("ptmx"), Path::new("/dev/ptmx"))
+}
+
+/// Makes file systems read-only through which root governs the host, wherever they are mounted; devices are hidden.
+fn close_governing(nothing: &Path) -> Result<(), IsolateError> {
+    let table = fs::read_to_string("/proc/self/mountinfo").doing("read the mounts")?;
+    for line in table.lines() {
+        let Some((mount, kind)) = line.split_once(" - ") else { continue };
+        let (Some(point), Some(kind)) = (mount.split(' ').nth(4), kind.split(' ').next()) else { continue };
+        // The one `/proc` that is used comes later; `/dev` is new already.
+        if !GOVERNING.contains(&kind) || point == "/proc" || point.starts_with("/dev") {
+            continue;
+        }
+        let point = unescaped(point);
+        if kind == "devtmpfs" {
+            if point.is_dir() {
+                empty(&point)?
+            } else {
+                cover(nothing, &point)?
+            }
+            continue;
+        }
+        match mount_remount(&point, MountFlags::BIND | MountFlags::RDONLY | EMPTY, "") {
+            // Mounted over by another one.
+            Ok(()) | Err(Errno::INVAL | Errno::NOENT) => {}
+            Err(why) => return Err(IsolateError::System { doing: "close a part of the system", why }),
+        }
+    }
+    Ok(())
+}
+
+/// A path as the kernel's tables have it: blanks and the like in octal.
+fn unescaped(text: &str) -> PathBuf {
+    let mut path = String::with_capacity(text.len());
+    let mut rest = text;
+    while let Some((before, after)) = rest.split_once('\\') {
+        path.push_str(before);
+        let (code, after) = after.split_at_checked(3).unwrap_or((after, ""));
+        path.push(u8::from_str_radix(code, 8).map_or('?', char::from));
+        rest = after;
+    }
+    path.push_str(rest);
+    PathBuf::from(path)
 }
 
 /// The resolver's configuration names the sidecar, though its file may be a link into what is hidden now.
@@ -170,18 +261,27 @@ fn resolve_here(ours: &Path) -> Result<(), IsolateError> {
         return cover(ours, path);
     }
     let Ok(target) = fs::read_link(path) else { return Ok(()) };
-    let target = Path::new("/etc").join(target);
+    let target = plain(&Path::new("/etc").join(target));
+    // Only `/run` is the command's own. Elsewhere programs have no configuration and ask 127.0.0.1.
+    if !target.starts_with("/run") {
+        return Ok(());
+    }
     if let Some(dir) = target.parent() {
         make_dir(dir)?;
     }
-    match fs::copy(ours, &target) {
-        Ok(_) => Ok(()),
-        // It lies outside of what is ours: programs ask 127.0.0.1 when they have no configuration.
-        Err(error) if matches!(error.kind(), ErrorKind::PermissionDenied | ErrorKind::ReadOnlyFilesystem) => {
-            Ok(())
+    fs::copy(ours, &target).map(drop).map_err(|why| IsolateError::File { doing: "write", path: target, why })
+}
+
+/// A path without `..`, as it stands written.
+fn plain(path: &Path) -> PathBuf {
+    path.components().fold(PathBuf::new(), |mut plain, part| {
+        if part == std::path::Component::ParentDir {
+            plain.pop();
+        } else {
+            plain.push(part);
         }
-        Err(why) => Err(IsolateError::File { doing: "write", path: target, why }),
-    }
+        plain
+    })
 }
 
 /// A `/dev` without the devices that root owns.
@@ -202,6 +302,7 @@ fn few_devices(scratch: &Path) -> Result<(), IsolateError> {
         fs::write(&path, b"").map_err(failed(path.clone()))?;
         mount_bind(old.join(name), &path).doing("keep a device")?;
     }
+    fs::write(new.join(CONSOLE), b"").map_err(failed(new.join(CONSOLE)))?;
     for name in DEVICE_DIRS.iter().filter(|name| old.join(name).is_dir()) {
         let path = new.join(name);
         make_dir(&path)?;
