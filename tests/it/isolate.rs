@@ -246,10 +246,11 @@ async fn the_command_cannot_change_the_policy_it_runs_under() {
     let place = Place::new().await;
     let deny = place.write("deny.yaml", &ALLOW.replace("default_decision: allow", "default_decision: deny"));
     let (state, allow) = (place.path("state"), place.write("other.yaml", ALLOW));
-    let script = format!("cp {allow} {deny}; sleep 1.2; curl -sS https://crm.example/");
+    let script = format!("cp {allow} {deny}; sleep 1.2; curl -sS https://crm.example/; echo status $?");
     let own = ["run", "--isolate", "netns", "--state", &state, "-f", &deny, "--", "sh", "-c", &script];
     let ran = command::sideguard(Path::new(&state), &own).await;
-    assert_ne!(ran.code, Some(0), "{}", ran.out);
+    // The name does not exist for it, before as after.
+    assert_eq!((ran.code, ran.out.trim()), (Some(0), "status 6"), "{}", ran.err);
     assert!(place.web.seen().is_empty());
 }
 

@@ -225,9 +225,9 @@ fn close_governing(nothing: &Path) -> Result<(), IsolateError> {
         let point = unescaped(point);
         if kind == "devtmpfs" {
             if point.is_dir() {
-                empty(&point)?
+                empty(&point)?;
             } else {
-                cover(nothing, &point)?
+                cover(nothing, &point)?;
             }
             continue;
         }
