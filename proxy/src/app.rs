@@ -250,6 +250,11 @@ pub async fn start(
     ports: Ports,
     watcher: Arc<dyn Watcher>,
 ) -> Result<Running, StartError> {
+    // Keys are in its memory and environment: for no other process of the same user, and for no core file.
+    if let Err(error) = rustix::process::set_dumpable_behavior(rustix::process::DumpableBehavior::NotDumpable)
+    {
+        tracing::warn!(%error, "the sidecar's memory cannot be closed to others");
+    }
     signal::survive_file_size_limit().map_err(|error| StartError::State(error.to_string()))?;
     let sidecar = Arc::new(assemble(spec, state, given, watcher)?);
     let shut = |(address, source)| StartError::Listen { address, source };
@@ -467,11 +472,15 @@ impl Running {
         self.sidecar.drain.wait_begin().await;
     }
 
-    /// Stops: takes no new connections, lets calls under way end until `deadline`, closes the record.
-    pub async fn stop(self, deadline: Duration) {
+    /// Stops: takes no new connections, lets calls under way end until `deadline` or until `hurry`, closes the record.
+    pub async fn stop(self, deadline: Duration, hurry: impl Future<Output = ()>) {
         drop(self.accepting);
         self.sidecar.drain.begin();
-        if !self.sidecar.drain.wait_idle(deadline).await {
+        let idle = tokio::select! {
+            idle = self.sidecar.drain.wait_idle(deadline) => idle,
+            () = hurry => false,
+        };
+        if !idle {
             tracing::warn!(busy = self.sidecar.drain.count(), "calls were still under way at the deadline");
         }
         drop(self.tasks);

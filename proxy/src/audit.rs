@@ -18,7 +18,8 @@ pub(crate) async fn intent(sidecar: &Sidecar, reserved: Reserved) -> Result<Rese
         match sidecar.log.intent(&record) {
             Ok(written) => last = Some(written),
             Err(error) => {
-                tracing::error!(%error, "record cannot be written: calls are refused");
+                let cause = std::error::Error::source(&error).map(ToString::to_string).unwrap_or_default();
+                tracing::error!(%error, cause, "record cannot be written: calls are refused");
                 return Err(unwritten(reserved));
             }
         }

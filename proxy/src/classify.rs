@@ -8,7 +8,7 @@ use sideguard_dialects::detect::{self, Detected, Operation};
 use sideguard_dialects::refuse::Form;
 use sideguard_dialects::request::{self, McpMessage, McpRequest, ModelRequest, Request};
 use sideguard_policy::{Classifier, ToolHints};
-use sideguard_types::call::{Class, Point, Verb};
+use sideguard_types::call::{Class, HOSTED_TOOLS, Point, Verb};
 use sideguard_types::refusal::{Code, Refusal};
 use sideguard_types::resource::Dialect;
 use sideguard_types::units::Tokens;
@@ -133,7 +133,7 @@ fn model_item(
     let mut class = classifier.model(provider, operation);
     // Tools that run at the provider are out of the sidecar's sight: policy must be able to see that they are asked for.
     if !request.hosted_tools.is_empty() {
-        class.risk_tags.push("hosted_tools".into());
+        class.risk_tags.push(HOSTED_TOOLS.into());
     }
     Item {
         model: Some(request.model.to_string()),
@@ -186,7 +186,11 @@ fn plain_item(
     {
         return item(Point::McpList, protocol(&server(route), &format!("session.{}", exchange.method)));
     }
-    let class = exchange.policy.set.classifier().http(&route.to.host, &exchange.method, route.path());
+    let mut class = exchange.policy.set.classifier().http(&route.to.host, &exchange.method, route.path());
+    // A WebSocket begins as a GET and goes both ways from then on.
+    if headers.contains_key(header::UPGRADE) {
+        class.verb = class.verb.max(Verb::Write);
+    }
     let whole = (!body.is_empty()).then_some(0..body.len());
     Item { args: whole, args_hash: (!body.is_empty()).then(|| hash(body)), ..item(Point::ToolCall, class) }
 }

@@ -9,6 +9,7 @@ use sideguard_runtime::environment;
 use sideguard_types::call::Caller;
 use sideguard_types::resource::{Metadata, ProxySpec};
 
+use crate::roots;
 use crate::upstreams::Fill;
 
 /// Prefix of the environment variables that set keys of the configuration.
@@ -71,6 +72,32 @@ pub fn check(spec: &ProxySpec) -> Result<(), ConfigError> {
     }
     if !matches!(spec.tls.min_version.as_str(), "1.2" | "1.3") {
         return bad("`tls.minVersion` must be \"1.2\" or \"1.3\"");
+    }
+    if spec.limits.idle_timeout.0.is_zero() || spec.limits.connect_timeout.0.is_zero() {
+        return bad("`limits`: idleTimeout and connectTimeout must be longer than nothing");
+    }
+    let addresses = [Some(&spec.listen.outbound), Some(&spec.listen.admin), spec.listen.dns.as_ref()];
+    let own = spec.agents.iter().filter_map(|bound| bound.listen.as_ref());
+    for address in addresses.into_iter().flatten().chain(own) {
+        let port = address.rsplit_once(':').filter(|(host, _)| !host.is_empty());
+        if port.is_none_or(|(_, port)| port.parse::<u16>().is_err()) {
+            return bad(&format!(
+                "`listen`: `{address}` is not an address and port such as `127.0.0.1:4750`"
+            ));
+        }
+    }
+    for agent in spec.agent.iter().chain(spec.agents.iter().map(|bound| &bound.agent)) {
+        let plain = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || matches!(b, b'-' | b'.');
+        for name in [Some(&agent.name), agent.tenant.as_ref()].into_iter().flatten() {
+            if name.is_empty() || !name.bytes().all(plain) {
+                return bad(&format!(
+                    "`agent`: `{name}` is not a name: use lower case letters, digits, `-` and `.`"
+                ));
+            }
+        }
+    }
+    for path in &spec.tls.trust {
+        roots::read(path).map_err(ConfigError::Value)?;
     }
     if spec.limits.max_body.0 == 0 || spec.limits.max_headers.0 < 1024 || spec.limits.max_connections == 0 {
         return bad("`limits`: maxBody and maxConnections must be above zero, maxHeaders at least 1KiB");

@@ -35,7 +35,11 @@ pub async fn run(file: &Path, state: Option<PathBuf>, format: LogFormat) -> Exit
     };
     eprintln!("sideguard: outbound {} admin {}", running.outbound(), running.admin());
     serve(&running, signals.0, signals.1).await;
-    running.stop(DRAIN).await;
+    // A second signal means now.
+    match signal::terminated() {
+        Ok(again) => running.stop(DRAIN, again).await,
+        Err(_) => running.stop(DRAIN, std::future::pending()).await,
+    }
     ExitCode::SUCCESS
 }
 

@@ -28,13 +28,16 @@ pub struct Policy {
 #[derive(Debug, thiserror::Error)]
 pub enum PolicyError {
     /// A file cannot be read.
-    #[error("cannot read policy `{path}`: {source}")]
+    #[error("cannot read policy `{path}`: {why}")]
     Read {
         /// The file or directory.
         path: PathBuf,
         /// Why.
-        source: std::io::Error,
+        why: std::io::Error,
     },
+    /// A directory holds no policy.
+    #[error("there is no policy file (`*.yaml`, `*.yml`) in `{}`", .0.display())]
+    Empty(PathBuf),
     /// Errors in the files.
     #[error("{}", findings.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n"))]
     Findings {
@@ -56,7 +59,7 @@ pub enum PolicyError {
 pub fn read(paths: &[PathBuf]) -> Result<Vec<Source>, PolicyError> {
     let mut sources = Vec::new();
     for file in files(paths)? {
-        let failed = |source| PolicyError::Read { path: file.clone(), source };
+        let failed = |why| PolicyError::Read { path: file.clone(), why };
         if fs::metadata(&file).map_err(failed)?.len() > MAX_FILE {
             return Err(failed(std::io::Error::other(format!("larger than {MAX_FILE} bytes"))));
         }
@@ -92,13 +95,17 @@ fn compiled(loaded: &Loaded) -> Result<PolicySet, PolicyError> {
 fn files(paths: &[PathBuf]) -> Result<Vec<PathBuf>, PolicyError> {
     let mut files = Vec::new();
     for path in paths {
+        let before = files.len();
         walk(path, true, &mut files)?;
+        if files.len() == before {
+            return Err(PolicyError::Empty(path.clone()));
+        }
     }
     Ok(files)
 }
 
 fn walk(path: &Path, named: bool, files: &mut Vec<PathBuf>) -> Result<(), PolicyError> {
-    let failed = |source| PolicyError::Read { path: path.to_owned(), source };
+    let failed = |why| PolicyError::Read { path: path.to_owned(), why };
     if files.len() >= MAX_FILES {
         return Err(failed(std::io::Error::other(format!("more than {MAX_FILES} files"))));
     }

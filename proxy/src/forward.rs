@@ -1,6 +1,7 @@
 //! Stage 7: the request leaves: constraints and caps spliced in, credentials put in, everything else byte for byte as
 //! it was judged.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -10,6 +11,7 @@ use sideguard_dialects::edit::{self, Edit};
 use sideguard_dialects::request::{self, CapName, Change, Request};
 use sideguard_types::audit::Phase;
 use sideguard_types::refusal::{Code, Refusal};
+use sideguard_types::resource::StreamUsage;
 
 use crate::app::Sidecar;
 use crate::breaker::Event;
@@ -37,8 +39,10 @@ pub(crate) struct Sent<'s> {
 }
 
 /// Limits on the answer, from the grants' constraints.
-#[derive(Debug, Clone, Copy, Default)]
+#[derive(Debug, Clone)]
 pub(crate) struct AnswerLimits {
+    /// The rule that sets them.
+    pub(crate) rule: Arc<str>,
     pub(crate) bytes: Option<u64>,
     pub(crate) time: Option<Duration>,
     /// Whether the usage chunk of a stream was asked for here and not by the agent.
@@ -247,7 +251,14 @@ fn gone(sidecar: &Sidecar, exchange: Exchange, held: Held, model: Option<&ModelF
 
 fn limits(reserved: &Reserved) -> AnswerLimits {
     let constraints = || reserved.grants.iter().filter_map(|grant| grant.constraints.as_deref());
+    let limiting = reserved.grants.iter().find(|grant| {
+        grant
+            .constraints
+            .as_deref()
+            .is_some_and(|one| one.max_output_bytes.is_some() || one.timeout.is_some())
+    });
     AnswerLimits {
+        rule: limiting.map_or_else(|| "constraint".into(), |grant| Arc::clone(&grant.rule)),
         bytes: constraints().filter_map(|constraints| constraints.max_output_bytes).min(),
         time: constraints().filter_map(|constraints| constraints.timeout.map(|span| span.0)).min(),
         hide_usage: wants_usage(reserved),
@@ -256,7 +267,9 @@ fn limits(reserved: &Reserved) -> AnswerLimits {
 
 /// Whether the provider has to be asked to report usage in the stream.
 fn wants_usage(reserved: &Reserved) -> bool {
+    let upstream = reserved.exchange.route.as_ref().and_then(|route| route.upstream.as_ref());
     reserved.exchange.operation == Operation::Chat
+        && upstream.is_none_or(|upstream| upstream.stream_usage == StreamUsage::Inject)
         && reserved.model.as_ref().is_some_and(|facts| facts.stream && !facts.include_usage)
 }
 

@@ -304,6 +304,11 @@ fn exhausted(sidecar: &Sidecar, exhausted: &Exhausted, now: Timestamp) -> Refusa
     let mut refusal =
         Refusal::new(if soon { Code::RateLimited } else { Code::BudgetExhausted }, rule, reason);
     refusal.reset_at = exhausted.reset_at;
+    if exhausted.wanted > exhausted.limit {
+        refusal.hint = Some(
+            "the call alone is larger than the whole budget: a smaller output cap may let it fit".to_owned(),
+        );
+    }
     if soon {
         let wait = exhausted.reset_at.map_or(Duration::from_secs(1), |reset| reset.since(now));
         refusal.retry_after = Some(wait.clamp(Duration::from_secs(1), SOON));
@@ -311,6 +316,28 @@ fn exhausted(sidecar: &Sidecar, exhausted: &Exhausted, now: Timestamp) -> Refusa
         refusal.status = sidecar.config.refusals.budget_status;
     }
     refusal
+}
+
+/// What is left to a caller in its budgets, as the reply's header says it; `None` where it falls under none.
+pub(crate) fn remaining(
+    sidecar: &Sidecar,
+    caller: &Caller,
+    session: Option<&str>,
+    model: Option<&str>,
+) -> Option<String> {
+    let room = sidecar.ledger.lock().room(&subject(caller, session, model), clock::now());
+    let mut text = String::with_capacity(64);
+    let mut say = |unit: &str, left: Option<String>| {
+        if let Some(left) = left {
+            text.extend([if text.is_empty() { "" } else { ", " }, unit, "=", &left]);
+        }
+    };
+    say("tokens", room.tokens.map(|tokens| tokens.to_string()));
+    say("input_tokens", room.input.map(|tokens| tokens.to_string()));
+    say("output_tokens", room.output.map(|tokens| tokens.to_string()));
+    say("usd", room.usd.map(|usd| usd.to_string()));
+    say("calls", room.calls.map(|calls| calls.to_string()));
+    (!text.is_empty()).then_some(text)
 }
 
 /// What a call holds of its budgets until it is settled. Dropped unsettled, all of it is charged.
@@ -383,20 +410,7 @@ impl Held {
 
     /// What is left to the caller in its budgets, as the reply's header says it.
     pub(crate) fn remaining(&self) -> Option<String> {
-        let who = subject(&self.caller, self.session.as_deref(), self.model.as_deref());
-        let room = self.sidecar.ledger.lock().room(&who, clock::now());
-        let mut text = String::with_capacity(64);
-        let mut say = |unit: &str, left: Option<String>| {
-            if let Some(left) = left {
-                text.extend([if text.is_empty() { "" } else { ", " }, unit, "=", &left]);
-            }
-        };
-        say("tokens", room.tokens.map(|tokens| tokens.to_string()));
-        say("input_tokens", room.input.map(|tokens| tokens.to_string()));
-        say("output_tokens", room.output.map(|tokens| tokens.to_string()));
-        say("usd", room.usd.map(|usd| usd.to_string()));
-        say("calls", room.calls.map(|calls| calls.to_string()));
-        (!text.is_empty()).then_some(text)
+        remaining(&self.sidecar, &self.caller, self.session.as_deref(), self.model.as_deref())
     }
 
     fn charge(&mut self, used: Amounts) {

@@ -123,8 +123,9 @@ impl Resolver {
         }
         let reason = format!("`{}` leads to {}, which is a {} address", to.host, address.ip(), kind.as_str());
         let mut refusal = Refusal::new(Code::PolicyDenied, "private", reason);
-        refusal.hint =
-            Some(format!("where that is meant, list `{address}` under `private`, or as an upstream"));
+        refusal.hint = Some(format!(
+            "where that is meant, list `{address}` under `private` (`sideguard run --private`, or `--local` for a port of this host), or as an upstream"
+        ));
         Err(refusal)
     }
 }

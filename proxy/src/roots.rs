@@ -40,7 +40,7 @@ pub fn count() -> usize {
     rustls_native_certs::load_native_certs().certs.len()
 }
 
-fn read(path: &Path) -> Result<String, String> {
+pub(crate) fn read(path: &Path) -> Result<String, String> {
     let text =
         fs::read_to_string(path).map_err(|error| format!("tls.trust: `{}`: {error}", path.display()))?;
     if !text.contains("-----BEGIN CERTIFICATE-----") {

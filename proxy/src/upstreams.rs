@@ -6,7 +6,7 @@ use std::sync::Arc;
 use http::{HeaderName, HeaderValue};
 use sideguard_dialects::detect::provider_of_host;
 use sideguard_runtime::secret::Secret;
-use sideguard_types::resource::{BreakerSpec, Dialect, UpstreamSpec};
+use sideguard_types::resource::{BreakerSpec, Dialect, StreamUsage, UpstreamSpec};
 
 use crate::call::HostPort;
 
@@ -99,6 +99,8 @@ pub(crate) struct Upstream {
     pub(crate) dialect: Option<Dialect>,
     pub(crate) credential: Option<(HeaderName, Secret<HeaderValue>)>,
     pub(crate) breaker: Option<BreakerSpec>,
+    /// Whether a streamed chat is made to report usage.
+    pub(crate) stream_usage: StreamUsage,
     /// Whether its address is the operator's word or its own nature, so that it need not be a public one.
     pub(crate) written: bool,
 }
@@ -185,6 +187,11 @@ impl Upstreams {
     }
 }
 
+/// Mistral refuses `stream_options` (422 `extra_forbidden`; avante.nvim#2347, 2025-06) and reports usage unasked.
+fn stream_usage(name: &str) -> StreamUsage {
+    if name == "mistral" { StreamUsage::Leave } else { StreamUsage::Inject }
+}
+
 fn built_in_upstream(built_in: &BuiltIn, fill: &dyn Fill) -> Option<Upstream> {
     let credential = built_in.key.as_ref().and_then(|key| {
         let value = HeaderValue::from_str(&format!("{}{}", key.prefix, fill.variable(key.variable)?)).ok()?;
@@ -201,6 +208,7 @@ fn built_in_upstream(built_in: &BuiltIn, fill: &dyn Fill) -> Option<Upstream> {
         dialect: Some(dialect),
         credential,
         breaker: None,
+        stream_usage: stream_usage(built_in.name),
         written,
     })
 }
@@ -231,7 +239,8 @@ fn written_upstream(
     let same_host = replaced.filter(|upstream| upstream.base.to == base.to && upstream.base.tls == base.tls);
     let credential = credential.or_else(|| same_host.and_then(|upstream| upstream.credential.clone()));
     let breaker = spec.breaker.clone();
-    Ok(Upstream { name: name.to_owned(), base, dialect, credential, breaker, written: true })
+    let stream_usage = spec.stream_usage.unwrap_or_else(|| stream_usage(name));
+    Ok(Upstream { name: name.to_owned(), base, dialect, credential, breaker, stream_usage, written: true })
 }
 
 #[cfg(test)]
@@ -258,6 +267,7 @@ mod tests {
             dialect: None,
             credential: None,
             breaker: None,
+            stream_usage: None,
         };
         let upstreams = Upstreams::new([("openai", &spec)].into_iter(), &Canary).expect("valid upstreams");
         let moved = upstreams.named("openai").expect("the upstream");

@@ -258,3 +258,23 @@ async fn one_call_after_the_other_never_meets_what_the_one_before_held() {
         assert_eq!(reply.status, 200, "call {number}: {}", reply.text());
     }
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_whole_answer_says_what_is_left_once_it_is_charged() {
+    let fake = Fake::start(None, |_| model::json(model::completion("ok", 12, 6))).await;
+    let sidecar = Sidecar::start(
+        &setting::upstreams(&fake),
+        &[
+            ("allow.yaml", ALLOW),
+            ("b.yaml", &setting::budget("unit: tokens, amount: 400, window: 1h, per: agent")),
+        ],
+    );
+    let ask = model::ask("hi", r#","max_completion_tokens":50"#);
+    let reply = client::post(&sidecar, "/openai/v1/chat/completions", ask).await;
+    assert_eq!(
+        (reply.status, reply.header("x-sideguard-budget-remaining").as_str()),
+        (200, "tokens=382"),
+        "{}",
+        reply.text()
+    );
+}

@@ -369,6 +369,46 @@ async fn an_answer_that_breaks_off_does_not_look_whole() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn an_upstream_that_ends_before_its_answer_is_told_and_asked_once() {
+    for (first, ending) in
+        [("", "close"), ("", "reset"), ("HTTP/1.1 200 OK\r\nContent-", "close"), ("", "second")]
+    {
+        // The last one answers a first request on the same connection, and then no more.
+        let upstream = RawFake::start(move |mut tcp| async move {
+            if ending == "second" {
+                raw::message(&mut tcp).await;
+                tcp.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok").await.expect("a listener");
+            }
+            raw::message(&mut tcp).await;
+            tcp.write_all(first.as_bytes()).await.expect("a listener");
+            if ending == "reset" {
+                tcp.set_zero_linger().expect("an option");
+            }
+        })
+        .await;
+        let sidecar = before(&upstream.url(), "openai");
+        if ending == "second" {
+            assert_eq!(
+                client::post(&sidecar, "/up/v1/chat/completions", CHAT).await.status,
+                403,
+                "it is no answer"
+            );
+        }
+        let reply = client::post(&sidecar, "/up/v1/chat/completions", CHAT).await;
+        assert_eq!(reply.status, 502, "{first} {ending}: {}", reply.text());
+        assert_eq!(reply.json()["error"]["code"], "upstream_unreachable");
+        assert!(!reply.header("x-sideguard-call").is_empty());
+        assert_eq!(upstream.connections().accepted(), 1, "what may have been done is not done twice");
+        let told = |entry: &serde_json::Value| {
+            entry["phase"] == "outcome" && entry["code"] == "upstream_unreachable"
+        };
+        let outcome = sidecar.recorded(told).await;
+        assert_eq!(outcome[0]["target"]["path"], "/v1/chat/completions");
+        assert!(!sidecar.log().contains("panicked"), "{}", sidecar.log());
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_pooled_connection_that_its_server_closed_is_not_an_error() {
     // Each connection serves one request, says nothing of closing, and closes.
     let upstream = RawFake::start(|mut tcp| async move {

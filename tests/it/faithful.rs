@@ -338,3 +338,25 @@ async fn a_body_that_came_compressed_leaves_compressed() {
     assert_eq!(seen.body, packed);
     assert_eq!(seen.headers["content-encoding"], "gzip");
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_stream_is_left_as_it_is_where_its_server_takes_no_further_fields() {
+    const STREAM: &str = r#"{"model":"m","stream":true,"messages":[{"role":"user","content":"hi"}]}"#;
+    let fake =
+        Fake::start(None, |_| harness::model::stream(harness::model::finish("stop") + "data: [DONE]\n\n"))
+            .await;
+    let url = fake.url();
+    let spec = format!(
+        "  upstreams:\n    - {{name: mistral, baseUrl: \"{url}\", dialect: openai}}\n    \
+         - {{name: strict, baseUrl: \"{url}\", dialect: openai, streamUsage: leave}}\n    \
+         - {{name: other, baseUrl: \"{url}\", dialect: openai}}\n"
+    );
+    let sidecar = Sidecar::start(&spec, &[("allow.yaml", ALLOW)]);
+    for name in ["mistral", "strict", "other"] {
+        let reply = client::post(&sidecar, &format!("/{name}/v1/chat/completions"), STREAM).await;
+        assert_eq!(reply.status, 200, "{name}: {}", reply.text());
+    }
+    let seen = fake.seen();
+    assert_eq!((&seen[0].body[..], &seen[1].body[..]), (STREAM.as_bytes(), STREAM.as_bytes()));
+    assert!(String::from_utf8_lossy(&seen[2].body).contains("include_usage"));
+}

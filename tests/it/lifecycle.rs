@@ -223,6 +223,30 @@ async fn a_running_stream_ends_well_after_sigterm_and_nothing_new_begins() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_second_signal_means_now() {
+    let (_fake, mut sidecar, mut upstream) = streaming().await;
+    let mut response = client::gateway_open(&sidecar, "GET", "/up/stream", &[], "").await;
+    let parts = upstream.recv().await.expect("a request");
+    parts.send("data: 1\n\n".into()).await.expect("a listener");
+    assert_eq!(next(&mut response).await.expect("a part"), "data: 1\n\n");
+    sidecar.signal("TERM");
+    harness::until("it drains", || std::net::TcpStream::connect(sidecar.outbound()).is_err()).await;
+    assert!(sidecar.ended().is_none(), "it waits for the stream");
+    sidecar.signal("TERM");
+    let ended = tokio::task::spawn_blocking(move || {
+        let status = (0..1_000).find_map(|_| {
+            std::thread::sleep(Duration::from_millis(10));
+            sidecar.ended()
+        });
+        (status, sidecar)
+    });
+    let (status, sidecar) = ended.await.expect("the process is watched");
+    assert_eq!(status.and_then(|status| status.code()), Some(0));
+    assert!(sidecar.record().iter().any(|entry| entry["code"] == "stop"), "the record is closed");
+    drop(parts);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn an_idle_sidecar_ends_at_once_with_0() {
     for signal in ["TERM", "INT"] {
         let (_fake, mut sidecar) = ready().await;

@@ -55,10 +55,20 @@ async fn a_bad_policy_is_64_and_a_failure_of_our_own_125_and_neither_runs_the_co
     let bad = state.path().join("bad.yaml");
     std::fs::write(&bad, "version: v1\nrules:\n- id: block-destructive\nmatch:\n").expect("a file");
     let bad = bad.display().to_string();
-    for flags in [&["-f", bad.as_str()][..], &["-f", "/no/such/file"], &["--budget", "euros=3"]] {
+    let empty = state.path().join("empty");
+    std::fs::create_dir(&empty).expect("a directory");
+    let empty = empty.display().to_string();
+    for flags in [
+        &["-f", bad.as_str()][..],
+        &["-f", "/no/such/file"],
+        &["-f", &empty],
+        &["--budget", "euros=3"],
+        &["--agent", "Bad Name!"],
+    ] {
         let ran = script(state.path(), flags, &touch).await;
         assert_eq!(ran.code, Some(64), "{flags:?}: {}", ran.err);
         assert!(ran.err.starts_with("sideguard: "), "{}", ran.err);
+        assert_eq!(ran.err.matches("os error").count(), usize::from(ran.err.contains("/no/such/file")));
     }
     for flags in [&["--state", "/proc/no"][..], &["--control", "http://127.0.0.1:1"]] {
         let ran = script(state.path(), flags, &touch).await;

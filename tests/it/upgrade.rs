@@ -276,6 +276,20 @@ async fn an_upstream_that_switches_protocols_unasked_is_not_followed() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_web_socket_is_more_than_a_read() {
+    let upstream = upstream(None).await;
+    let reads = "apiVersion: sideguard.dev/v1\nkind: Policy\nmetadata: {name: p}\nspec:\n  rules: [{id: reads, match: {verbs: \
+        [read]}, decision: allow}]\n";
+    let spec = format!("  upstreams:\n    - {{name: up, baseUrl: \"{}\", dialect: plain}}\n", upstream.url());
+    let sidecar = Sidecar::start(&spec, &[("p.yaml", reads)]);
+    let request = "GET /up/ws HTTP/1.1\r\nHost: h\r\nConnection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: \
+        13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n";
+    let (reply, _) = raw::exchange(sidecar.outbound(), request.as_bytes()).await;
+    assert!(reply.starts_with("HTTP/1.1 403 "), "{reply}");
+    assert_eq!(upstream.connections().accepted(), 0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_refused_upgrade_is_an_ordinary_answer() {
     let upstream = RawFake::start(|mut tcp| async move {
         while !raw::head(&mut tcp).await.is_empty() {

@@ -10,6 +10,7 @@ mod run;
 use std::process::ExitCode;
 
 use clap::{CommandFactory, Parser, Subcommand};
+use run::isolated;
 use sideguard_runtime::environment;
 
 #[global_allocator]
@@ -17,7 +18,13 @@ static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 /// A sidecar for AI agents: judges every call that leaves, keeps budgets, records everything.
 #[derive(Debug, Parser)]
-#[command(name = "sideguard", version, propagate_version = true, max_term_width = 110)]
+#[command(
+    name = "sideguard",
+    version,
+    propagate_version = true,
+    max_term_width = 110,
+    after_help = "Examples:\n  sideguard run -- python agent.py\n  sideguard proxy -c proxy.yaml\n  sideguard policy check policies/"
+)]
 struct Arguments {
     #[command(subcommand)]
     verb: Verb,
@@ -27,17 +34,6 @@ struct Arguments {
 enum Verb {
     /// Runs a command under a sidecar.
     Run(run::Arguments),
-    /// A part of `run`: makes the namespaces.
-    #[command(name = "__outer", hide = true)]
-    Outer { end: i32 },
-    /// A part of `run`: the first process inside.
-    #[command(name = "__inner", hide = true)]
-    Inner {
-        #[arg(long)]
-        user: String,
-        #[arg(trailing_var_arg = true, required = true)]
-        command: Vec<String>,
-    },
     /// Runs the sidecar or egress gateway as a daemon.
     Proxy(proxy::Arguments),
     /// Puts the redirect and lock-down rules into this network namespace and checks them: a pod's init step.
@@ -62,11 +58,18 @@ enum Verb {
 }
 
 fn main() -> ExitCode {
+    // Parts of `run`, which nobody types.
+    let mut own = std::env::args_os().skip(1).map(std::ffi::OsString::into_string);
+    match (own.next(), own.next()) {
+        (Some(Ok(part)), Some(Ok(end))) if part == isolated::OUTER => return isolated::outer(&end),
+        (Some(Ok(part)), Some(Ok(user))) if part == isolated::INNER => {
+            return isolated::inner(&user, &own.filter_map(Result::ok).collect::<Vec<_>>());
+        }
+        _ => {}
+    }
     let arguments = Arguments::parse();
     match arguments.verb {
         Verb::Run(arguments) => in_runtime(|| run::run(arguments)),
-        Verb::Outer { end } => run::isolated::outer(end),
-        Verb::Inner { user, command } => run::isolated::inner(&user, &command),
         Verb::Proxy(arguments) => in_runtime(|| proxy::run(arguments)),
         Verb::Init(arguments) => capture::init(&arguments),
         Verb::Capture(verb) => capture::run(verb),

@@ -86,7 +86,8 @@ pub(crate) fn run(verb: Verb) -> ExitCode {
         Verb::Explain { paths, call, output } => explain(&paths, &call, output),
         Verb::Fmt { paths, check } => format(&paths, check),
     };
-    done.unwrap_or_else(|error| crate::report(&error, 125))
+    // What was named on the command line is at fault.
+    done.unwrap_or_else(|error| crate::report(&error, 2))
 }
 
 /// Everything that is wrong with the set, and the set where it can be used.

@@ -180,7 +180,12 @@ async fn under_sidecar(
     let user = isolated::user(arguments.user.as_deref()).map_err(wrong)?;
     let as_root = user.is_none() && rustix::process::geteuid().is_root();
     let space = match arguments.isolate {
-        Isolate::Env => None,
+        Isolate::Env => {
+            eprintln!(
+                "sideguard: --isolate env: a program that ignores its proxy settings can go past the sidecar"
+            );
+            None
+        }
         Isolate::Netns | Isolate::Auto => {
             let variables = child::variables(None, Path::new(isolated::TRUST), &key_variables);
             match isolated::prepare(local, user, variables) {
@@ -215,14 +220,14 @@ async fn under_sidecar(
             Ok(started) => started.wait().await,
             Err(status) => status,
         };
-        running.stop(DRAIN).await;
+        running.stop(DRAIN, std::future::pending()).await;
         return Ok(status);
     };
     let running = app::start(spec, state, given, Ports::Inside(inside), summary).await?;
     let own = identity(state);
     let (status, dropped) = space.run(&arguments.command, state, running.authority()).await?;
     running.dropped(dropped);
-    running.stop(DRAIN).await;
+    running.stop(DRAIN, std::future::pending()).await;
     if identity(state) != own {
         eprintln!(
             "sideguard: `{}` was moved while the command ran: do not trust what is there now",

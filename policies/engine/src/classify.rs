@@ -9,7 +9,7 @@ use std::borrow::Cow;
 use std::collections::HashMap;
 
 use ahash::RandomState;
-use sideguard_types::call::{Class, Verb};
+use sideguard_types::call::{Class, HOSTED_TOOLS, RAW_TCP, Verb};
 use sideguard_types::resource::{CatalogTool, ToolCatalogSpec};
 
 use crate::glob::{Case, Glob};
@@ -17,7 +17,7 @@ use crate::glob::{Case, Glob};
 use words::Reading;
 
 /// The risk tags that are derived without a catalog.
-pub(crate) const DERIVED_TAGS: [&str; 2] = [DESTRUCTIVE, UNCLASSIFIED];
+pub(crate) const DERIVED_TAGS: [&str; 4] = [DESTRUCTIVE, UNCLASSIFIED, HOSTED_TOOLS, RAW_TCP];
 const DESTRUCTIVE: &str = "destructive";
 const UNCLASSIFIED: &str = "unclassified";
 

@@ -88,16 +88,16 @@ impl<'l> Lint<'l> {
                     if !tags.iter().any(|tag| glob.matches(tag)) {
                         let path = place(index, key, item);
                         let message = format!("nothing produces the risk tag `{}`", glob.text());
-                        let hint =
-                            "derived are `destructive` and `unclassified`; others come from a ToolCatalog";
+                        let hint = "derived are `destructive`, `unclassified`, `hosted_tools` and `raw_tcp`; others come from a ToolCatalog";
                         self.warn("unproduced-tag", &path, message, hint);
                     }
                 }
             }
             for (item, glob) in rule.matches.globs(Key::Topics).iter().enumerate() {
                 let head = glob.head();
-                let derived =
-                    ["job.", "llm."].iter().any(|root| root.starts_with(head) || head.starts_with(root));
+                let derived = ["job.", "llm.", "mcp.", "net."]
+                    .iter()
+                    .any(|root| root.starts_with(head) || head.starts_with(root));
                 if !derived && !topics.iter().any(|topic| glob.matches(topic)) {
                     let path = place(index, Key::Topics, item);
                     let message = format!("nothing produces a topic such as `{}`", glob.text());

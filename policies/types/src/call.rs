@@ -88,6 +88,9 @@ impl fmt::Display for Point {
     }
 }
 
+/// Risk tag of a model request with tools that run at the provider, out of the sidecar's sight.
+pub const HOSTED_TOOLS: &str = "hosted_tools";
+
 /// Risk tag of a connection that is neither HTTP nor TLS. Only a rule that names the point [`Point::NetConnect`] lets one
 /// pass: a document's default, or a rule about everything, was not written with bytes in mind that nobody can judge.
 pub const RAW_TCP: &str = "raw_tcp";

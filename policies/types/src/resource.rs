@@ -22,7 +22,7 @@ pub use proxy::{
     AuditSpec, BoundAgent, BreakerSpec, Breakers, Control, Ech, Limits, Listen, McpRefusal, NamedUpstream,
     NoSni, PriceSpec, ProxySpec, Refusals, RunawaySpec, Size, Sync, Tls, TokenFile, ToolCallRefusal,
 };
-pub use upstream::{Credential, Dialect, UpstreamSpec};
+pub use upstream::{Credential, Dialect, StreamUsage, UpstreamSpec};
 
 /// Version that every object names in `apiVersion`.
 pub const API_VERSION: &str = "sideguard.dev/v1";

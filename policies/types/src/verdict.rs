@@ -69,8 +69,8 @@ pub struct Constraints {
     /// Largest output cap; a larger one in the request is lowered, a missing one is put in.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub max_output_tokens: Option<u64>,
-    /// Model to send instead of the one asked for.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    /// Model to send instead of the one asked for (`models` is the same).
+    #[serde(default, alias = "models", skip_serializing_if = "Option::is_none")]
     pub model: Option<String>,
     /// Most bytes of answer that are let through; a longer answer is cut.
     #[serde(default, skip_serializing_if = "Option::is_none")]

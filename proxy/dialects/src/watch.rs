@@ -57,6 +57,8 @@ pub struct Options {
     pub max_held: usize,
     /// Output that was reserved, over all choices. The stream is cut once it has surely exceeded it.
     pub output_limit: Option<Tokens>,
+    /// Id of the call, which errors in the stream carry.
+    pub call: String,
 }
 
 /// A tool call that the model proposes, or that its provider has already run.
@@ -160,6 +162,7 @@ pub struct ToolCall {
 ///     refuse: Default::default(),
 ///     max_held: 1 << 20,
 ///     output_limit: None,
+///     call: String::new(),
 /// };
 /// let mut watch = Watch::new(options);
 /// let mut out = Vec::new();
@@ -218,9 +221,8 @@ impl Watch {
         }
     }
 
-    /// Takes the end of the upstream's stream. One that ends cleanly passes as it came, even without its last
-    /// event; the report then says that it is not complete. One that broke off, or ends within a tool call,
-    /// is given the dialect's error, since a bare end looks like success to SDKs.
+    /// Takes the end of the upstream's stream. One that has said that the answer is over passes as it came. One that has
+    /// not, however it ended, is given the dialect's error, since a bare end looks like success to SDKs.
     pub fn finish(&mut self, end: StreamEnd, judge: &mut dyn Judge, out: &mut Vec<Bytes>) -> Flow {
         if self.ended {
             return Flow::End;
@@ -246,7 +248,9 @@ impl Watch {
     pub fn cut(&mut self, refusal: &Refusal, out: &mut Vec<Bytes>) {
         self.held.clear();
         if !self.ended && !self.finished {
-            self.dialect.cut(refusal, &self.seen, out);
+            let mut refusal = refusal.clone();
+            refusal.call.clone_from(&self.options.call);
+            self.dialect.cut(&refusal, &self.seen, out);
         }
         self.ended = true;
     }
@@ -270,6 +274,10 @@ impl Watch {
         }
         if self.seen.calls.any_open() {
             return Err(Unjudgeable::because("the stream ended within a tool call").into());
+        }
+        if !self.finished && !self.seen.report().complete {
+            let reason = "the upstream's answer ended without saying that it is over";
+            return Err(Refusal::new(Code::UpstreamUnreachable, "upstream", reason));
         }
         Ok(())
     }

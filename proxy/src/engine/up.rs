@@ -16,7 +16,7 @@ use pingora_core::protocols::http::v1::client::HttpSession as Http1;
 use pingora_core::protocols::l4::ext::TcpKeepalive;
 use pingora_core::protocols::{ALPN, Stream};
 use pingora_core::upstreams::peer::HttpPeer;
-use pingora_error::{Error, ErrorSource, ErrorType};
+use pingora_error::{Error, ErrorSource, ErrorType, RetryType};
 use pingora_http::RequestHeader;
 use sideguard_runtime::clock::Stopwatch;
 
@@ -297,7 +297,11 @@ impl Up<'_> {
     pub(crate) async fn head(&mut self) -> Result<Head, Fault> {
         loop {
             self.session.read_response_header().await.map_err(|error| {
-                Fault::of(&error, *error.esource() == ErrorSource::Unset && error.retry())
+                // Only where the upstream itself says that it took nothing in: one that merely closed may have worked on
+                // the request, and doing it twice may cost twice. (`Error::retry` panics where nothing is decided.)
+                let untaken =
+                    *error.esource() == ErrorSource::Unset && error.retry == RetryType::Decided(true);
+                Fault::of(&error, untaken)
             })?;
             let Some(head) = self.session.response_header() else {
                 return Err(Fault { timeout: false, untouched: false, what: "no answer".to_owned() });

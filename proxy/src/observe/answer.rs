@@ -24,7 +24,8 @@ const MAX_WHOLE: usize = 32 << 20;
 /// Most bytes of one stream that are held back at once.
 const MAX_HELD: usize = 4 << 20;
 
-fn options(sidecar: &Sidecar, sent: &Sent<'_>) -> Options {
+/// `budgeted`: whether any budget holds something for the call.
+fn options(sidecar: &Sidecar, sent: &Sent<'_>, budgeted: bool) -> Options {
     let answer = match sent.exchange.operation {
         Operation::Responses => Answer::Responses,
         Operation::Messages | Operation::CountTokens => Answer::Messages,
@@ -34,8 +35,10 @@ fn options(sidecar: &Sidecar, sent: &Sent<'_>) -> Options {
         | Operation::ModelFree
         | Operation::Plain => Answer::Chat,
     };
-    // Only a cap that was sent binds the provider; without one the reserve is a guess at what it may give.
-    let capped = sent.model.as_ref().is_some_and(|facts| facts.output_cap.is_some() || facts.cap_sent);
+    // Only a cap that was sent binds the provider; without one the reserve is a guess at what it may give. Where no budget
+    // holds anything there is nothing to use up.
+    let capped =
+        budgeted && sent.model.as_ref().is_some_and(|facts| facts.output_cap.is_some() || facts.cap_sent);
     let limit = if capped { sent.held.reserved.output } else { 0 };
     Options {
         answer,
@@ -43,13 +46,14 @@ fn options(sidecar: &Sidecar, sent: &Sent<'_>) -> Options {
         refuse: sidecar.config.refusals.tool_call,
         max_held: MAX_HELD,
         output_limit: (limit > 0).then_some(Tokens(limit)),
+        call: sent.exchange.id.clone(),
     }
 }
 
 /// A streamed answer: text flows, tool calls are held, judged, released or replaced.
 pub(super) async fn streamed(sidecar: &Arc<Sidecar>, sent: Sent<'_>, down: &mut Down) -> End {
-    let mut watch = Watch::new(options(sidecar, &sent));
     let marks = Marks::of(&sent);
+    let mut watch = Watch::new(options(sidecar, &sent, marks.remaining.is_some()));
     let Sent { exchange, held, model, judged, limits, mut up, head, .. } = sent;
     let status = head.parts().status.as_u16();
     let inflate = Inflate::of(&head.parts().headers);
@@ -62,6 +66,7 @@ pub(super) async fn streamed(sidecar: &Arc<Sidecar>, sent: Sent<'_>, down: &mut 
         down,
         time: limits.time,
         bytes_left: limits.bytes.unwrap_or(u64::MAX),
+        rule: limits.rule,
     };
     let caller = exchange.caller.clone().unwrap_or_default();
     let mut judge = AnswerJudge { sidecar, exchange: &exchange, caller };
@@ -73,7 +78,7 @@ pub(super) async fn streamed(sidecar: &Arc<Sidecar>, sent: Sent<'_>, down: &mut 
         Err(what) => {
             let refusal = Refusal::new(Code::Unjudgeable, "dialect", what);
             match stream.down.reply(reply, Length::Streamed).await {
-                Ok(()) => stream.cut(&refusal).await,
+                Ok(()) => stream.cut(refusal).await,
                 Err(_) => Ended::Gone,
             }
         }
@@ -120,6 +125,8 @@ struct Stream<'a> {
     down: &'a mut Down,
     time: Option<Duration>,
     bytes_left: u64,
+    /// The rule that limits the answer.
+    rule: Arc<str>,
 }
 
 impl Stream<'_> {
@@ -139,8 +146,9 @@ impl Stream<'_> {
                 part = up.part() => part,
                 _ = self.down.gone() => return Ended::Gone,
                 () = &mut late => {
-                    let refusal = Refusal::new(Code::UpstreamTimeout, "constraint", "the answer took longer than the rule allows");
-                    return self.cut(&refusal).await;
+                    let rule = Arc::clone(&self.rule);
+                    let refusal = Refusal::new(Code::UpstreamTimeout, rule, "the answer took longer than the rule allows");
+                    return self.cut(refusal).await;
                 }
             };
             let flow = match part {
@@ -148,13 +156,14 @@ impl Stream<'_> {
                     // Counted before the watch sees it: what it has seen the end of cannot be cut any more.
                     Ok(part) if part.len() as u64 > self.bytes_left => {
                         let what = "the answer is longer than the rule allows";
-                        return self.cut(&Refusal::new(Code::PolicyDenied, "constraint", what)).await;
+                        let rule = Arc::clone(&self.rule);
+                        return self.cut(Refusal::new(Code::PolicyDenied, rule, what)).await;
                     }
                     Ok(part) => {
                         self.bytes_left -= part.len() as u64;
                         self.watch.feed(part, judge, &mut out)
                     }
-                    Err(what) => return self.cut(&Refusal::new(Code::Unjudgeable, "dialect", what)).await,
+                    Err(what) => return self.cut(Refusal::new(Code::Unjudgeable, "dialect", what)).await,
                 },
                 Ok(None) => {
                     let flow = self.watch.finish(StreamEnd::Clean, judge, &mut out);
@@ -166,7 +175,7 @@ impl Stream<'_> {
                 }
                 Err(fault) => {
                     let what = format!("the upstream broke off its answer: {fault}");
-                    return self.cut(&Refusal::new(Code::UpstreamUnreachable, "upstream", what)).await;
+                    return self.cut(Refusal::new(Code::UpstreamUnreachable, "upstream", what)).await;
                 }
             };
             if let Err(ended) = self.send(&mut out, flow == Flow::End).await {
@@ -195,9 +204,9 @@ impl Stream<'_> {
     }
 
     /// Ends the stream with the dialect's own error.
-    async fn cut(&mut self, refusal: &Refusal) -> Ended {
+    async fn cut(&mut self, refusal: Refusal) -> Ended {
         let mut out = Vec::new();
-        self.watch.cut(refusal, &mut out);
+        self.watch.cut(&refusal, &mut out);
         self.sidecar.metrics.refused(refusal.code);
         let whole: Vec<u8> = out.iter().flat_map(|part| part.iter().copied()).collect();
         match self.down.send(Bytes::from(whole), true).await {
@@ -209,8 +218,8 @@ impl Stream<'_> {
 
 /// An answer that comes whole. What seldom happens is boxed: every call would carry its futures about.
 pub(super) async fn whole(sidecar: &Arc<Sidecar>, sent: Sent<'_>, down: &mut Down) -> Result<End, Unsent> {
-    let options = options(sidecar, &sent);
-    let marks = Marks::of(&sent);
+    let options = options(sidecar, &sent, false);
+    let mut marks = Marks::of(&sent);
     let Sent { exchange, held, model, judged, limits, mut up, head, .. } = sent;
     let status = head.parts().status.as_u16();
     let settlement = Settlement { exchange, held, model, judged, status };
@@ -259,12 +268,11 @@ pub(super) async fn whole(sidecar: &Arc<Sidecar>, sent: Sent<'_>, down: &mut Dow
     let text = if usage.output.is_none() { String::from_utf8_lossy(&body).into_owned() } else { text };
     if limits.bytes.is_some_and(|most| body.len() as u64 > most) {
         let refusal =
-            Refusal::new(Code::PolicyDenied, "constraint", "the answer is longer than the rule allows");
+            Refusal::new(Code::PolicyDenied, limits.rule, "the answer is longer than the rule allows");
         let answered = Answered { usage, text, charged: true, ..Answered::default() };
         return Err(Box::pin(refuse(sidecar, settlement, answered, refusal)).await);
     }
     let mut reply = head.into_reply(false);
-    marks.put(&mut reply);
     if compressed {
         reply.remove(header::CONTENT_ENCODING);
     }
@@ -272,6 +280,8 @@ pub(super) async fn whole(sidecar: &Arc<Sidecar>, sent: Sent<'_>, down: &mut Dow
     let answered = Answered { usage, text, charged: !free, ..Answered::default() };
     // Before the reply: an agent that has it finds what is left in its budget.
     let charged = settlement.charge(sidecar, answered).await;
+    marks.remaining = charged.remaining(sidecar);
+    marks.put(&mut reply);
     let sent = async {
         down.reply(reply, Length::Known(body.len())).await?;
         down.send(body, true).await

@@ -68,7 +68,8 @@ impl Settlement {
             sidecar.metrics.tokens(&facts.provider, &usage, cost);
         }
         outcome.budget = held.settle(used);
-        Charged { exchange, outcome, status }
+        let model = model.map(|facts| facts.model);
+        Charged { exchange, outcome, status, model }
     }
 }
 
@@ -78,12 +79,19 @@ pub(super) struct Charged {
     exchange: Exchange,
     outcome: Record,
     status: u16,
+    model: Option<String>,
 }
 
 impl Charged {
+    /// What is left to the caller in its budgets, as the reply's header says it.
+    pub(super) fn remaining(&self, sidecar: &Sidecar) -> Option<String> {
+        let caller = self.exchange.caller.as_deref()?;
+        reserve::remaining(sidecar, caller, self.exchange.session.as_deref(), self.model.as_deref())
+    }
+
     /// Records the outcome; `code` says why the answer ended early, where it did.
     pub(super) fn record(self, sidecar: &Sidecar, code: Option<&'static str>) {
-        let Self { exchange, mut outcome, status } = self;
+        let Self { exchange, mut outcome, status, .. } = self;
         outcome.code = code.map(str::to_owned);
         outcome.time = clock::now();
         outcome.latency_us = Some(exchange.since.micros());

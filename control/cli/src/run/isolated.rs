@@ -17,6 +17,9 @@ use tokio::process::Command;
 
 use super::child::{self, Started, Variables};
 
+/// What names this program's parts in its first argument.
+pub(crate) const OUTER: &str = "__outer";
+pub(crate) const INNER: &str = "__inner";
 /// The program that runs, whatever its path leads to by now.
 const SELF: &str = "/proc/self/exe";
 /// The sidecar's ports inside.
@@ -45,7 +48,7 @@ pub(crate) fn prepare(
 ) -> Result<(Space, Inside), String> {
     let (mut channel, end) = Channel::pair().map_err(|error| error.to_string())?;
     let mut command = Command::new(SELF);
-    command.arg0("sideguard").args(["__outer", &end.as_raw_fd().to_string()]);
+    command.arg0("sideguard").args([OUTER, &end.as_raw_fd().to_string()]);
     if let Some(name) = user.as_ref().and_then(|user| name_of(user.uid)) {
         variables.extend([
             ("HOME".to_owned(), Some(name.home)),
@@ -123,7 +126,8 @@ fn java_stores() -> Vec<PathBuf> {
 }
 
 /// `sideguard __outer`: makes the namespaces and waits for the command.
-pub(crate) fn outer(end: i32) -> ExitCode {
+pub(crate) fn outer(end: &str) -> ExitCode {
+    let Ok(end) = end.parse() else { return ExitCode::from(2) };
     if let Err(error) = close_inherited(end) {
         return crate::report(&error, 125);
     }
@@ -146,7 +150,7 @@ pub(crate) fn outer(end: i32) -> ExitCode {
     let user = serde_json::to_string(&plan.user).unwrap_or_default();
     let code = runtime.block_on(async {
         let mut command = Command::new(SELF);
-        command.arg0("sideguard").args(["__inner", "--user", &user, "--"]).args(&plan.command);
+        command.arg0("sideguard").args([INNER, &user]).args(&plan.command);
         match child::start(&mut command, "sideguard") {
             Ok(started) => started.wait().await,
             Err(code) => code,

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
-use super::{Credential, Dialect, Metadata, UpstreamSpec};
+use super::{Credential, Dialect, Metadata, StreamUsage, UpstreamSpec};
 use crate::time::Span;
 
 /// Configuration of a proxy. Every key can also be set as `SIDEGUARD_<PATH>`.
@@ -76,12 +76,15 @@ pub struct NamedUpstream {
     /// As in [`UpstreamSpec`].
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub breaker: Option<BreakerSpec>,
+    /// As in [`UpstreamSpec`].
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub stream_usage: Option<StreamUsage>,
 }
 
 impl From<NamedUpstream> for (String, UpstreamSpec) {
     fn from(named: NamedUpstream) -> Self {
-        let NamedUpstream { name, base_url, dialect, credential, breaker } = named;
-        (name, UpstreamSpec { base_url, dialect, credential, breaker })
+        let NamedUpstream { name, base_url, dialect, credential, breaker, stream_usage } = named;
+        (name, UpstreamSpec { base_url, dialect, credential, breaker, stream_usage })
     }
 }
 

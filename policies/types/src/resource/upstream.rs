@@ -21,6 +21,19 @@ pub struct UpstreamSpec {
     /// When its breaker trips.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub breaker: Option<BreakerSpec>,
+    /// Whether it is asked to report usage at the end of a streamed chat; as its kind takes it when absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub stream_usage: Option<StreamUsage>,
+}
+
+/// Whether `stream_options.include_usage` is put into streamed chats that do not have it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum StreamUsage {
+    /// It is; the chunk that it brings is hidden from the agent.
+    Inject,
+    /// It is not: some servers refuse fields that they do not know, or report usage unasked.
+    Leave,
 }
 
 /// A header that the sidecar sets on the last hop.

@@ -26,6 +26,7 @@ fn options(answer: Answer) -> Options {
         refuse: ToolCallRefusal::Replace,
         max_held: 1 << 20,
         output_limit: None,
+        call: String::new(),
     }
 }
 

@@ -47,7 +47,7 @@ fn with_all_refused_the_turn_ends() {
 fn usage_that_a_later_event_does_not_state_stays_and_the_placeholder_does_not_count() {
     let cut = pass(Answer::Messages, &named(&MESSAGE_TWO[..5]), &[]);
     assert_eq!(counts(&cut.report), [Some(3210), None, Some(3000), Some(200), None]);
-    assert_eq!((cut.report.complete, cut.flow), (false, Flow::Go));
+    assert_eq!((cut.report.complete, cut.flow), (false, Flow::End));
     let more = r#"{"type":"message_delta","delta":{},"usage":{"input_tokens":20,"cache_read_input_tokens":null,"output_tokens":0}}"#;
     let outcome = pass(Answer::Messages, &named(&[MESSAGE_TWO[0], more]), &[]);
     assert_eq!(counts(&outcome.report), [Some(3220), Some(0), Some(3000), Some(200), None]);
@@ -100,7 +100,8 @@ fn a_refused_hosted_call_hides_its_result_and_a_server_tool_is_only_reported() {
         let start = format!(r#"{{"type":"content_block_start","index":{index},"content_block":{block}}}"#);
         named(&[&start, &format!(r#"{{"type":"content_block_stop","index":{index}}}"#)])
     };
-    let stream: String = blocks.iter().enumerate().map(start).collect();
+    let mut stream: String = blocks.iter().enumerate().map(start).collect();
+    stream.push_str(&named(&[r#"{"type":"message_stop"}"#]));
     let allowed = pass(Answer::Messages, &stream, &[]);
     assert_eq!((allowed.out, allowed.asked[0].3), (stream.clone(), ToolKind::Mcp));
     let refused = pass(Answer::Messages, &stream, &["mail"]);
