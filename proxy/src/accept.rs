@@ -7,6 +7,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use http::{HeaderMap, header};
+use sideguard_policy::path;
 use sideguard_runtime::secret::Secret;
 use sideguard_types::refusal::{Code, Refusal};
 
@@ -31,6 +32,9 @@ pub(crate) async fn accept(
             return Err(exchange.refuse(Refusal::new(Code::Malformed, "http", what)));
         }
     }
+    if let Err(refusal) = method(&exchange.method, &down.head().headers) {
+        return Err(exchange.refuse(refusal));
+    }
     let headers = &down.head().headers;
     exchange.session =
         text(headers, "x-sideguard-session").map(|session| session.chars().take(128).collect());
@@ -47,7 +51,14 @@ pub(crate) async fn accept(
         .or_else(|| arrival.key.clone());
     sidecar.metrics.stripped_headers(reserved_headers(headers));
     match route(&exchange.policy, arrival, down) {
-        Ok(route) => exchange.route = Some(route),
+        Ok(route) => {
+            let doubt = path::doubtful(route.path());
+            exchange.route = Some(route);
+            if let Some(doubt) = doubt {
+                let reason = format!("{doubt}, which servers read in different ways");
+                return Err(exchange.refuse(Refusal::new(Code::Unjudgeable, "route", reason)));
+            }
+        }
         Err(refusal) => return Err(exchange.refuse(refusal)),
     }
     let max = usize::try_from(sidecar.config.limits.max_body.0).unwrap_or(usize::MAX);
@@ -72,7 +83,7 @@ pub(crate) async fn accept(
             return Err(exchange.refuse(refusal));
         }
     };
-    let decoded = match decode(down.head().headers.get(header::CONTENT_ENCODING), &raw, max) {
+    let decoded = match decode(&down.head().headers, &raw, max) {
         Ok(decoded) => decoded,
         Err(refusal) => return Err(exchange.refuse(refusal)),
     };
@@ -205,7 +216,7 @@ fn route(policy: &Policy, arrival: &Arrival, down: &Down) -> Result<Route, Refus
                 )));
             }
         }
-        let upstream = policy.upstreams.at(tunnel, arrival.tls);
+        let upstream = policy.upstreams.at(tunnel, arrival.tls, &target);
         return Ok(Route { to: tunnel.clone(), tls: arrival.tls, target, upstream });
     }
     if let Some(origin) = arrival.origin {
@@ -219,13 +230,13 @@ fn route(policy: &Policy, arrival: &Arrival, down: &Down) -> Result<Route, Refus
                 ));
             }
         };
-        let upstream = policy.upstreams.at(&to, false);
+        let upstream = policy.upstreams.at(&to, false, &target);
         return Ok(Route { to, tls: false, target, upstream });
     }
     if let Some((tls, at, path)) = absolute(target) {
         let to = HostPort::parse(at, if tls { 443 } else { 80 });
         let to = to.ok_or_else(|| unjudgeable(format!("`{at}` is not a host and port")))?;
-        let upstream = policy.upstreams.at(&to, tls);
+        let upstream = policy.upstreams.at(&to, tls, path);
         return Ok(Route { to, tls, target: path.to_owned(), upstream });
     }
     gateway(policy, target)
@@ -290,14 +301,47 @@ fn authority(down: &Down) -> Cow<'_, str> {
     }
 }
 
+/// Refuses methods that would be judged as something other than what they do. Methods are case-sensitive (RFC 9110,
+/// section 9.1), but not every server knows.
+fn method(method: &str, headers: &HeaderMap) -> Result<(), Refusal> {
+    let refuse = |reason: String| Err(Refusal::new(Code::Unjudgeable, "http", reason));
+    if method.bytes().any(|b| b.is_ascii_lowercase()) {
+        return refuse(format!("the method `{method:.20}` is not in upper case"));
+    }
+    if matches!(method, "TRACE" | "TRACK") {
+        return refuse(format!("`{method}` has the server send back what it got, credentials included"));
+    }
+    for name in ["x-http-method-override", "x-http-method", "x-method-override"] {
+        let other = |value: &http::HeaderValue| {
+            let value = value.as_bytes().trim_ascii();
+            value != method.as_bytes() && !(method == "POST" && matches!(value, b"GET" | b"HEAD"))
+        };
+        if headers.get_all(name).iter().any(other) {
+            return refuse(format!("`{name}` makes something else of `{method}`"));
+        }
+    }
+    Ok(())
+}
+
 /// Decompresses a body. What cannot be decompressed here cannot be judged.
-fn decode(encoding: Option<&http::HeaderValue>, raw: &Bytes, max: usize) -> Result<Bytes, Refusal> {
-    let Some(encoding) = encoding.filter(|_| !raw.is_empty()) else { return Ok(raw.clone()) };
-    let encoding = encoding.to_str().unwrap_or_default().trim().to_ascii_lowercase();
+fn decode(headers: &HeaderMap, raw: &Bytes, max: usize) -> Result<Bytes, Refusal> {
+    let mut encodings = headers.get_all(header::CONTENT_ENCODING).iter();
+    let Some(encoding) = encodings.next().filter(|_| !raw.is_empty()) else { return Ok(raw.clone()) };
+    let encoding = encoding.to_str().ok().filter(|_| encodings.next().is_none());
+    let encoding = encoding.unwrap_or("more than one").trim().to_ascii_lowercase();
     let decoded = match encoding.as_str() {
         "" | "identity" => return Ok(raw.clone()),
         "gzip" | "x-gzip" => inflate(flate2::read::MultiGzDecoder::new(&raw[..]), max),
-        "deflate" => inflate(flate2::read::ZlibDecoder::new(&raw[..]), max),
+        "deflate" => {
+            let mut decoder = flate2::bufread::ZlibDecoder::new(&raw[..]);
+            let decoded = inflate(&mut decoder, max);
+            // Another reader might go on where this one stopped.
+            if matches!(decoded, Ok(None)) || decoder.into_inner().is_empty() {
+                decoded
+            } else {
+                Err(std::io::ErrorKind::InvalidData.into())
+            }
+        }
         _ => {
             let mut refusal = Refusal::new(
                 Code::Unjudgeable,

@@ -113,6 +113,11 @@ pub(crate) struct Route {
 }
 
 impl Route {
+    /// The query without its `?`.
+    pub(crate) fn query(&self) -> &str {
+        self.target.split_once('?').map_or("", |(_, query)| query)
+    }
+
     /// The path without its query.
     pub(crate) fn path(&self) -> &str {
         self.target.split_once('?').map_or(self.target.as_str(), |(path, _)| path)
@@ -209,6 +214,7 @@ impl Exchange {
             host: self.route.as_ref().map_or("", |route| route.to.host.as_str()),
             method: &self.method,
             path: self.route.as_ref().map_or("", Route::path),
+            query: self.route.as_ref().filter(|route| route.upstream.is_none()).map_or("", Route::query),
             tokens: self.tokens,
             cost: self.cost,
             session: self.session.as_deref(),

@@ -9,6 +9,7 @@ use http::{HeaderName, HeaderValue, Method, header};
 use sideguard_dialects::detect::Operation;
 use sideguard_dialects::edit::{self, Edit};
 use sideguard_dialects::request::{self, CapName, Change, Request};
+use sideguard_policy::redact::Found;
 use sideguard_types::audit::Phase;
 use sideguard_types::refusal::{Code, Refusal};
 use sideguard_types::resource::StreamUsage;
@@ -366,14 +367,17 @@ fn edits(sidecar: &Sidecar, reserved: &Reserved) -> Result<Vec<Edit>, Box<Refusa
         let overlaps = |edits: &[Edit], range: &std::ops::Range<usize>| {
             edits.iter().any(|edit| edit.range.start < range.end && range.start < edit.range.end)
         };
-        for found in detectors.find(decoded) {
-            if !overlaps(&edits, &found.range) {
-                edits.push(Edit {
-                    range: found.range,
-                    with: format!("[redacted {}]", found.detector).into_bytes(),
-                });
-            }
+        let black = |found: Found| Edit {
+            range: found.range,
+            with: format!("[redacted {}]", found.detector).into_bytes(),
+        };
+        let blacked: Vec<Edit> = detectors.find(decoded).into_iter().map(black).collect();
+        if detectors.finds(&edit::apply(decoded, blacked.clone())) {
+            return Err(refuse("the body holds what `redact` takes out, but escaped"));
         }
+        let blacked: Vec<Edit> =
+            blacked.into_iter().filter(|black| !overlaps(&edits, &black.range)).collect();
+        edits.extend(blacked);
     }
     Ok(edits)
 }

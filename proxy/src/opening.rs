@@ -22,31 +22,37 @@ pub(crate) enum Kind {
 }
 
 /// Tells them apart; `None` when more bytes are needed. Only a whole first line tells HTTP from another protocol of
-/// words.
+/// words, and a server may skip empty ones before it (RFC 9112, section 2.2) and read it more loosely than it is
+/// meant: what holds `HTTP/` after a blank, and a line too long to tell, count as HTTP.
 pub(crate) fn kind(bytes: &[u8]) -> Option<Kind> {
-    let first = *bytes.first()?;
-    if first == 0x16 {
+    let blank = |b: &u8| matches!(b, b'\r' | b'\n' | b' ' | b'\t');
+    if *bytes.first()? == 0x16 {
         return Some(Kind::Tls);
     }
-    if !first.is_ascii_alphabetic() {
-        return Some(Kind::Raw);
-    }
+    let Some(start) = bytes.iter().position(|b| !blank(b)) else {
+        return (bytes.len() > LINE).then_some(Kind::Http1);
+    };
     if bytes.starts_with(H2_PREFACE) {
         return Some(Kind::Http2);
     }
-    let Some(end) = bytes.iter().position(|b| *b == b'\n') else {
-        let text = |b: &u8| matches!(b, b'\r' | b'\t' | b' '..=b'~' | 0x80..);
-        return (bytes.len() > LINE || !bytes.iter().all(text)).then_some(Kind::Raw);
-    };
-    let line = bytes.get(..end).unwrap_or_default().trim_ascii_end();
-    if line.starts_with(b"PRI * HTTP/2.0") {
-        // The preface's next bytes decide.
-        return (bytes.len() >= H2_PREFACE.len()).then_some(Kind::Raw);
-    }
-    if !line.ends_with(b" HTTP/1.1") && !line.ends_with(b" HTTP/1.0") {
+    let said = bytes.get(start..).unwrap_or_default();
+    let end = said.iter().position(|b| *b == b'\n');
+    let line = said.get(..end.unwrap_or(said.len())).unwrap_or_default();
+    let text = |b: &u8| matches!(b, b'\r' | b'\t' | b' '..=b'~' | 0x80..);
+    if !line.iter().all(text) {
         return Some(Kind::Raw);
     }
-    let connect = line.get(..8).is_some_and(|method| method.eq_ignore_ascii_case(b"CONNECT "));
+    if end.is_none() {
+        return (bytes.len() > LINE).then_some(Kind::Http1);
+    }
+    let http = line.windows(6).any(|part| {
+        matches!(part.first(), Some(b' ' | b'\t'))
+            && part.get(1..).is_some_and(|part| part.eq_ignore_ascii_case(b"HTTP/"))
+    });
+    if !http {
+        return Some(Kind::Raw);
+    }
+    let connect = line.get(..7).is_some_and(|method| method.eq_ignore_ascii_case(b"CONNECT"));
     Some(if connect { Kind::Connect } else { Kind::Http1 })
 }
 
@@ -146,13 +152,18 @@ impl Gate {
     /// host; after anything but that the rest is between the two.
     fn record(&mut self, bytes: &[u8]) -> Result<Option<usize>, String> {
         const CHANGE_CIPHER_SPEC: u8 = 20;
+        const ALERT: u8 = 21;
         const HANDSHAKE: u8 = 22;
+        const APPLICATION_DATA: u8 = 23;
         let Some(length) = record_length(bytes) else { return Ok(None) };
         match (bytes.first(), bytes.get(RECORD)) {
-            (Some(&CHANGE_CIPHER_SPEC), _) => Ok((bytes.len() >= length).then_some(length)),
-            (Some(&HANDSHAKE), None) => Ok(None),
+            _ if length == RECORD => Err("a TLS record is empty".to_owned()),
+            // Neither says anything of what is still to come.
+            (Some(&(CHANGE_CIPHER_SPEC | ALERT)), _) => Ok((bytes.len() >= length).then_some(length)),
+            (Some(&HANDSHAKE | &APPLICATION_DATA), None) => Ok(None),
             (Some(&HANDSHAKE), Some(1)) => self.hello(bytes),
-            _ => Ok(Some(0)),
+            (Some(&HANDSHAKE | &APPLICATION_DATA), _) => Ok(Some(0)),
+            _ => Err("the tunnel holds something other than TLS after the hello".to_owned()),
         }
     }
 }
@@ -177,10 +188,16 @@ mod tests {
         for (bytes, expected) in [
             (&b""[..], None),
             (b"GET /x HTTP/1.1", None),
+            (b"\r\n\r\n", None),
+            (b"\r\nGET /x HTTP/1.1\r\n", Some(Kind::Http1)),
+            (b"GET\t/x\tHTTP/1.1\r\n", Some(Kind::Http1)),
+            (b"GET /x http/1.1\r\n", Some(Kind::Http1)),
+            (b"GET /x HTTP/1.1 \r\n", Some(Kind::Http1)),
+            (b"\x7fGET /x HTTP/1.1\r\n", Some(Kind::Raw)),
             (b"GET /x HTTP/1.1\r\n", Some(Kind::Http1)),
             (b"GET /x HTTP/1.0\n", Some(Kind::Http1)),
             (b"GET /x\r\n", Some(Kind::Raw)),
-            (b"GET /x HTTP/2.0\r\n", Some(Kind::Raw)),
+            (b"GET /x HTTP/2.0\r\n", Some(Kind::Http1)),
             (b"CONNECT a:1 HTTP/1.1\r\n", Some(Kind::Connect)),
             (b"connect a:1 HTTP/1.1\r\n", Some(Kind::Connect)),
             (b"PRI * HTTP/2.0\r\n", Some(Kind::Http2)),
@@ -192,7 +209,7 @@ mod tests {
         ] {
             assert_eq!(kind(bytes), expected, "{}", bytes.escape_ascii());
         }
-        assert_eq!(kind(&[b'a'; LINE + 1]), Some(Kind::Raw));
+        assert_eq!(kind(&[b'a'; LINE + 1]), Some(Kind::Http1));
     }
 
     fn hello(name: &'static str) -> Vec<u8> {

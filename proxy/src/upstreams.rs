@@ -88,6 +88,12 @@ impl Base {
         let to = HostPort::parse(authority, if tls { 443 } else { 80 }).filter(|_| plain)?;
         Some(Self { to, tls, path: path.trim_end_matches('/').to_owned() })
     }
+
+    /// Whether a target is below the base path.
+    fn holds(&self, target: &str) -> bool {
+        let rest = target.strip_prefix(self.path.as_str());
+        rest.is_some_and(|rest| rest.is_empty() || rest.starts_with(['/', '?']))
+    }
 }
 
 /// One upstream.
@@ -131,7 +137,8 @@ pub trait Fill {
 #[derive(Debug, Default)]
 pub(crate) struct Upstreams {
     by_name: HashMap<String, Arc<Upstream>>,
-    by_address: HashMap<(HostPort, bool), Arc<Upstream>>,
+    /// Those with the longest base path first.
+    by_address: HashMap<(HostPort, bool), Vec<Arc<Upstream>>>,
     names: Vec<String>,
 }
 
@@ -151,7 +158,10 @@ impl Upstreams {
         let mut upstreams = Self::default();
         for upstream in all.into_iter().map(Arc::new) {
             upstreams.names.push(upstream.name.clone());
-            upstreams.by_address.insert((upstream.base.to.clone(), upstream.base.tls), Arc::clone(&upstream));
+            let here = upstreams.by_address.entry((upstream.base.to.clone(), upstream.base.tls)).or_default();
+            here.push(Arc::clone(&upstream));
+            // Of two at one place the later one goes first.
+            here.sort_by_key(|one| std::cmp::Reverse(one.base.path.len()));
             upstreams.by_name.insert(upstream.name.clone(), upstream);
         }
         Ok(upstreams)
@@ -162,17 +172,20 @@ impl Upstreams {
         self.by_name.get(name)
     }
 
-    /// The upstream at an address.
-    pub(crate) fn at(&self, to: &HostPort, tls: bool) -> Option<Arc<Upstream>> {
-        let found = self.by_address.get(&(to.clone(), tls)).cloned();
+    /// The upstream at an address: of several the one that the target is the deepest in, or the outermost.
+    pub(crate) fn at(&self, to: &HostPort, tls: bool, target: &str) -> Option<Arc<Upstream>> {
+        let found = self.by_address.get(&(to.clone(), tls));
         // One and the same, however an agent spells it.
         let other = match to.host.as_str() {
             "localhost" | "::1" => "127.0.0.1",
             "127.0.0.1" => "localhost",
-            _ => return found,
+            _ => to.host.as_str(),
         };
-        let other = HostPort { host: other.to_owned(), port: to.port };
-        found.or_else(|| self.by_address.get(&(other, tls)).cloned())
+        let here = found.or_else(|| {
+            let other = HostPort { host: other.to_owned(), port: to.port };
+            self.by_address.get(&(other, tls))
+        })?;
+        here.iter().find(|upstream| upstream.base.holds(target)).or(here.last()).cloned()
     }
 
     /// Ports of this host that upstreams are at.
@@ -248,6 +261,7 @@ mod tests {
     use sideguard_types::resource::UpstreamSpec;
 
     use super::{Base, Fill, Upstreams};
+    use crate::call::HostPort;
 
     struct Canary;
 
@@ -276,6 +290,33 @@ mod tests {
         let untouched = Upstreams::new(std::iter::empty(), &Canary).expect("valid upstreams");
         assert!(untouched.named("openai").expect("the upstream").credential.is_some());
         assert!(!format!("{untouched:?}").contains("sk-canary"));
+    }
+
+    #[test]
+    fn of_several_upstreams_at_one_host_the_path_decides() {
+        let spec = |path: &str| UpstreamSpec {
+            base_url: format!("https://mcp.example{path}"),
+            dialect: None,
+            credential: None,
+            breaker: None,
+            stream_usage: None,
+        };
+        let (mail, admin, deep) = (spec("/mail"), spec("/admin/"), spec("/mail/deep"));
+        let given = [("deep", &deep), ("admin", &admin), ("mail", &mail)];
+        let upstreams = Upstreams::new(given.into_iter(), &Canary).expect("valid upstreams");
+        let to = HostPort { host: "mcp.example".to_owned(), port: 443 };
+        let at = |target: &str| upstreams.at(&to, true, target).map(|found| found.name.clone());
+        for (target, name) in [
+            ("/mail", "mail"),
+            ("/mail?x", "mail"),
+            ("/mail/deep/er", "deep"),
+            ("/mail/deeper", "mail"),
+            ("/admin/x", "admin"),
+            ("/mailing", "mail"),
+        ] {
+            assert_eq!(at(target).as_deref(), Some(name), "{target}");
+        }
+        assert!(upstreams.at(&to, false, "/mail").is_none());
     }
 
     #[test]

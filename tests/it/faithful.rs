@@ -303,8 +303,7 @@ async fn targets_with_unusual_bytes_arrive_as_they_are() {
     for target in [
         "/",
         "//double//slash/",
-        "/a/./b/../c",
-        "/%2e%2E/%00%ff",
+        "/a%2Fb%2e%ff",
         "/semi;a=b;c/x,y",
         "/~user/(x)'!*$&+=:@",
         "/a|b",

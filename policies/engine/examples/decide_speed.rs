@@ -72,6 +72,7 @@ fn main() {
                 host: "crm.acme.com",
                 method: "POST",
                 path: "/mcp",
+                query: "",
                 tokens: Tokens(0),
                 cost: MicroUsd(0),
                 session: None,

@@ -13,6 +13,7 @@ use sideguard_types::call::{Class, HOSTED_TOOLS, RAW_TCP, Verb};
 use sideguard_types::resource::{CatalogTool, ToolCatalogSpec};
 
 use crate::glob::{Case, Glob};
+use crate::path;
 
 use words::Reading;
 
@@ -95,7 +96,8 @@ impl Classifier {
             _ => (Verb::Write, false),
         };
         // `POST /users/5/delete` does what it says.
-        let last = path.rsplit('/').find(|segment| !segment.is_empty()).unwrap_or_default();
+        let plain = path::plain(path);
+        let last = plain.rsplit('/').find(|segment| !segment.is_empty()).unwrap_or_default();
         let in_path = if verb == Verb::Write { words::read(last).destroys } else { None };
         let mut tags: Vec<&'static str> = Vec::new();
         if !known {
@@ -109,7 +111,7 @@ impl Classifier {
         let operation = words::read(method).operation;
         let topic = format!("job.{service}.{operation}");
         let alias = in_path.map(|word| format!("job.{service}.{word}"));
-        derived(topic, alias, verb, &tags, self.http_entry(host, method, path))
+        derived(topic, alias, verb, &tags, self.http_entry(host, method, path, &plain))
     }
 
     /// The class of a call to a model provider. Asking a model changes nothing; what creates, changes or deletes
@@ -171,10 +173,10 @@ impl Classifier {
         })
     }
 
-    fn http_entry(&self, host: &str, method: &str, path: &str) -> Option<&Entry> {
+    fn http_entry(&self, host: &str, method: &str, path: &str, plain: &str) -> Option<&Entry> {
         self.first(&[], |entry| match &entry.tool {
             ToolGlob::Http(methods, paths) => {
-                methods.matches(method) && paths.matches(path) && entry.on(host)
+                methods.matches(method) && (paths.matches(path) || paths.matches(plain)) && entry.on(host)
             }
             ToolGlob::Named(_) => false,
         })

@@ -3,6 +3,7 @@
 use regex::bytes::{Regex, RegexBuilder};
 use sideguard_types::resource::ContentMatch;
 
+use crate::reading;
 use crate::redact::Detectors;
 
 /// Largest compiled pattern, in bytes.
@@ -25,10 +26,11 @@ impl Content {
         Some(Self { detectors, patterns })
     }
 
-    /// Whether any detector or pattern finds something.
+    /// Whether any detector or pattern finds something, escaped or not.
     pub(crate) fn finds(&self, bytes: &[u8]) -> bool {
-        !bytes.is_empty()
-            && (self.patterns.iter().any(|pattern| pattern.is_match(bytes)) || self.detectors.finds(bytes))
+        reading::any(bytes, |bytes| {
+            self.patterns.iter().any(|pattern| pattern.is_match(bytes)) || self.detectors.finds_plainly(bytes)
+        })
     }
 }
 

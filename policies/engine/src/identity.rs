@@ -216,6 +216,7 @@ mod tests {
                 host,
                 method: "",
                 path: "",
+                query: "",
                 tokens: Tokens(0),
                 cost: MicroUsd(0),
                 session: None,

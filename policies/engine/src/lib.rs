@@ -26,6 +26,7 @@ pub mod cases;
 pub mod fmt;
 pub mod ledger;
 pub mod lint;
+pub mod path;
 pub mod redact;
 pub mod source;
 
@@ -36,6 +37,7 @@ mod explain;
 mod glob;
 mod identity;
 mod policy;
+mod reading;
 mod when;
 mod yaml;
 

@@ -11,6 +11,8 @@ use std::sync::OnceLock;
 
 use regex::bytes::{Regex, RegexBuilder};
 
+use crate::reading;
+
 /// Detectors chosen by name.
 #[derive(Debug, Clone, Default)]
 pub struct Detectors {
@@ -64,9 +66,13 @@ impl Detectors {
         self.chosen.is_empty()
     }
 
-    /// Whether any finds something.
+    /// Whether any finds something, in the bytes or in what they are once their escapes are undone.
     #[must_use]
     pub fn finds(&self, bytes: &[u8]) -> bool {
+        reading::any(bytes, |bytes| self.finds_plainly(bytes))
+    }
+
+    pub(crate) fn finds_plainly(&self, bytes: &[u8]) -> bool {
         self.chosen.iter().any(|detector| detector.all(bytes).next().is_some())
     }
 

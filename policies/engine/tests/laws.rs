@@ -123,6 +123,7 @@ impl Spoken {
             host: self.host,
             method: "",
             path: "",
+            query: "",
             tokens: Tokens(0),
             cost: MicroUsd(0),
             session: None,

@@ -175,6 +175,8 @@ pub struct Call<'a> {
     pub method: &'a str,
     /// Path as it is sent upstream, without query.
     pub path: &'a str,
+    /// Query of a plain HTTP call to a host that is no configured upstream, without `?`; content detectors read it too.
+    pub query: &'a str,
     /// Upper bound of the tokens that the call may use.
     pub tokens: Tokens,
     /// Upper bound of what it may cost.

@@ -72,7 +72,7 @@ pub fn detect<'g>(
                 None => unjudgeable(format!("`{method} {path}` is not a known path of provider `{name}`")),
             }
         }
-        Some((name, Dialect::Mcp)) => configured_mcp(name, method, body),
+        Some((name, Dialect::Mcp)) => configured_mcp(name, method, content_type, body),
         Some((_, Dialect::Plain)) | None => by_looks(method, path, content_type, body),
     }
 }
@@ -107,7 +107,12 @@ fn governed_call<'g>(
     known
 }
 
-fn configured_mcp<'g>(name: &'g str, method: &str, body: &[u8]) -> Detected<'g> {
+fn configured_mcp<'g>(name: &'g str, method: &str, content_type: Option<&str>, body: &[u8]) -> Detected<'g> {
+    if let Some(other) = content_type.filter(|given| !body.is_empty() && !is_json(given)) {
+        return unjudgeable(format!(
+            "content type `{other}` to MCP server `{name}` must be `application/json`"
+        ));
+    }
     let known = |op, operation_name| Detected::Known { provider: Some(name), op, operation_name };
     match (method, opening(body)) {
         ("POST", Some(b'{' | b'[')) => known(Operation::Mcp, "mcp"),
@@ -119,16 +124,23 @@ fn configured_mcp<'g>(name: &'g str, method: &str, body: &[u8]) -> Detected<'g> 
 /// A request to a host that nothing is known of.
 fn by_looks<'g>(method: &str, path: &str, content_type: Option<&str>, body: &[u8]) -> Detected<'g> {
     let plain = Detected::Known { provider: None, op: Operation::Plain, operation_name: "plain" };
-    if method != "POST" {
+    if body.is_empty() {
         return plain;
     }
-    if content_type.is_none_or(is_json) && is_wide(body) {
-        return unjudgeable("the body is JSON in UTF-16 or UTF-32: send UTF-8".to_owned());
+    if content_type.is_some_and(is_strange) {
+        return unjudgeable(
+            "the content type names a character set that cannot be judged: send UTF-8".to_owned(),
+        );
+    }
+    if is_wide_json(body) || content_type.is_none_or(is_json) && is_wide(body) {
+        return unjudgeable(
+            "the body is JSON in UTF-16 or UTF-32, or has a byte order mark: send UTF-8".to_owned(),
+        );
     }
     if !matches!(opening(body), Some(b'{' | b'[')) {
         return plain;
     }
-    let by_path = provider::endpoint_by_suffix(path);
+    let by_path = provider::endpoint_by_suffix(path).filter(|_| method == "POST");
     match json::read(body) {
         Ok(document) if is_json_rpc(document.root) => {
             Detected::Known { provider: None, op: Operation::Mcp, operation_name: "mcp" }
@@ -148,14 +160,35 @@ fn by_looks<'g>(method: &str, path: &str, content_type: Option<&str>, body: &[u8
 
 /// Whether the content type is JSON in UTF-8 (RFC 8259 section 11, RFC 6839 section 3.1).
 fn is_json(content_type: &str) -> bool {
-    let mut parts = content_type.split(';').map(str::trim);
-    let kind = parts.next().unwrap_or_default().to_ascii_lowercase();
-    let json = kind == "application/json" || kind.starts_with("application/") && kind.ends_with("+json");
-    json && parts.all(|parameter| {
-        let (name, value) = parameter.split_once('=').unwrap_or((parameter, ""));
-        !name.trim().eq_ignore_ascii_case("charset")
-            || value.trim_matches([' ', '"']).eq_ignore_ascii_case("utf-8")
+    is_json_kind(content_type) && charsets(content_type).all(|charset| is_utf8(&charset))
+}
+
+fn is_json_kind(content_type: &str) -> bool {
+    let kind = content_type.split(';').next().unwrap_or_default().trim().to_ascii_lowercase();
+    matches!(kind.as_str(), "application/json" | "text/json")
+        || kind.starts_with("application/") && kind.ends_with("+json")
+}
+
+/// Whether the content type has a server read the body as something other than it looks like here.
+fn is_strange(content_type: &str) -> bool {
+    charsets(content_type).any(|charset| {
+        !is_utf8(&charset)
+            && (is_json_kind(content_type) || charset.starts_with("utf") || charset.starts_with("ibm"))
     })
+}
+
+/// What the parameters `charset` say, in lower case.
+fn charsets(content_type: &str) -> impl Iterator<Item = String> {
+    content_type.split(';').skip(1).filter_map(|parameter| {
+        let (name, value) = parameter.split_once('=')?;
+        let given = value.trim_matches([' ', '\t', '"', '\'']).to_ascii_lowercase();
+        name.trim().eq_ignore_ascii_case("charset").then_some(given)
+    })
+}
+
+/// UTF-8 or a part of it.
+fn is_utf8(charset: &str) -> bool {
+    matches!(charset, "utf-8" | "utf8" | "us-ascii" | "ascii")
 }
 
 /// The first byte that is not white space.
@@ -168,6 +201,16 @@ fn opening(body: &[u8]) -> Option<u8> {
 fn is_wide(body: &[u8]) -> bool {
     let mark = [&[0xFE, 0xFF][..], &[0xFF, 0xFE], &[0xEF, 0xBB, 0xBF]];
     mark.iter().any(|mark| body.starts_with(mark)) || body.iter().take(4).any(|&b| b == 0)
+}
+
+/// Whether it opens as a JSON document does once byte order marks and zero bytes are left out, and had some.
+fn is_wide_json(body: &[u8]) -> bool {
+    let head = body.get(..64).unwrap_or(body);
+    let seen: Vec<u8> =
+        head.iter().copied().filter(|b| !matches!(b, 0 | 0xFE | 0xFF | 0xEF | 0xBB | 0xBF)).collect();
+    let first = head.iter().position(|b| matches!(b, b'{' | b'[')).unwrap_or(0);
+    let around = head.get(..first.saturating_add(4)).unwrap_or(head);
+    matches!(opening(&seen), Some(b'{' | b'[')) && around.iter().any(|b| matches!(b, 0 | 0xFE | 0xFF | 0xEF))
 }
 
 fn is_json_rpc(root: Value<'_>) -> bool {

@@ -4,6 +4,7 @@ use sideguard_types::call::{Call, Point, Verb};
 
 use crate::content::Content;
 use crate::glob::Glob;
+use crate::path;
 
 /// A key of `match`; in the order in which they are tried, cheap ones first.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -120,7 +121,8 @@ impl Match {
         &self.given
     }
 
-    /// Whether a call fits all keys. A rule that restricts (`alias` is true) sees the alias of the topic too.
+    /// Whether a call fits all keys. A rule that restricts (`alias` is true) sees the alias of the topic too, and the
+    /// path as another server may read it.
     pub(crate) fn fits(&self, call: &Call<'_>, alias: bool) -> bool {
         self.given.iter().all(|key| self.key_fits(*key, call, alias))
     }
@@ -143,13 +145,16 @@ impl Match {
                 let alias = call.class.alias.as_deref().filter(|_| alias);
                 any(&self.topics, &call.class.topic) || alias.is_some_and(|alias| any(&self.topics, alias))
             }
-            Key::Paths => any(&self.paths, call.path),
+            Key::Paths => any(&self.paths, call.path) || alias && any(&self.paths, &path::plain(call.path)),
             Key::Labels => self.labels.iter().all(|(name, wanted)| {
                 call.caller.labels.get(name).is_some_and(|value| wanted.matches(value))
             }),
             Key::Capabilities => call.caller.capabilities.iter().any(|own| any(&self.capabilities, own)),
             Key::Delegation => self.delegation.as_ref().is_some_and(|limits| limits.fits(&call.caller.chain)),
-            Key::Content => self.content.as_ref().is_some_and(|content| content.finds(call.content)),
+            Key::Content => self
+                .content
+                .as_ref()
+                .is_some_and(|content| content.finds(call.content) || content.finds(call.query.as_bytes())),
         }
     }
 

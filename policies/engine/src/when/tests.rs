@@ -26,6 +26,7 @@ fn holds(text: &str, args: &str) -> Result<bool, String> {
         host: "db.acme.com",
         method: "POST",
         path: "/mcp",
+        query: "",
         tokens: Tokens(1200),
         cost: MicroUsd(2_500_000),
         session: None,
