@@ -6,7 +6,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use sideguard_dialects::detect::Operation;
 use sideguard_dialects::refuse::Form;
-use sideguard_dialects::request::Changeable;
+use sideguard_dialects::request::{Changeable, Unread};
 use sideguard_policy::Grant;
 use sideguard_runtime::clock::{self, Stopwatch};
 use sideguard_runtime::secret::Secret;
@@ -173,6 +173,8 @@ pub(crate) struct Exchange {
     pub(crate) batch: bool,
     /// Whether its MCP headers and body disagree, which has an answer of its own.
     pub(crate) mismatch: bool,
+    /// Who is answered where its MCP messages could not be read.
+    pub(crate) unread: Option<Unread>,
     pub(crate) items: Vec<Item>,
     /// Upper bound of tokens and cost, as the policy sees them.
     pub(crate) tokens: Tokens,
@@ -196,6 +198,7 @@ impl Exchange {
             operation: Operation::Plain,
             batch: false,
             mismatch: false,
+            unread: None,
             items: Vec::new(),
             tokens: Tokens::ZERO,
             cost: MicroUsd::ZERO,

@@ -55,7 +55,11 @@ pub(crate) fn classify(
     let provider = governed.map(|(name, _)| name).or(provider).unwrap_or_else(|| route.to.host.clone());
     let read = match request::read(operation, &body.decoded) {
         Ok(read) => read,
-        Err(unreadable) => return Err(exchange.refuse(unjudgeable(unreadable.to_string()))),
+        Err(unreadable) => {
+            exchange.unread =
+                (operation == Operation::Mcp).then(|| request::Unread::of(&body.decoded, &unreadable));
+            return Err(exchange.refuse(unjudgeable(unreadable.to_string())));
+        }
     };
     let classifier = exchange.policy.set.classifier();
     let mut model = None;
@@ -144,7 +148,7 @@ fn model_item(
 
 fn mcp_items(classifier: &Classifier, request: &McpRequest<'_>, server: &str, body: &Bytes) -> Vec<Item> {
     let one = |message: &McpMessage<'_>| {
-        let rpc_id = message.id.map(<[u8]>::to_vec);
+        let rpc_id = message.id.filter(|_| message.is_request()).map(<[u8]>::to_vec);
         let Some(tool) = &message.tool else {
             let method = message.method.as_deref().unwrap_or("response");
             return Item { rpc_id, ..item(Point::McpList, protocol(server, method)) };

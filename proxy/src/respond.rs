@@ -2,7 +2,6 @@
 
 use bytes::Bytes;
 use http::{HeaderName, HeaderValue, StatusCode, header};
-use sideguard_dialects::detect::Operation;
 use sideguard_dialects::refuse::{self, Form};
 use sideguard_types::refusal::{Code, Refusal};
 
@@ -33,12 +32,13 @@ fn formed(sidecar: &Sidecar, refused: &Refused, first: &Refusal) -> refuse::Repl
     let exchange = &refused.exchange;
     if exchange.mismatch {
         let id = exchange.items.first().and_then(|item| item.rpc_id.as_deref());
-        return refuse::mcp_header_mismatch(id, &first.reason);
+        return refuse::mcp_header_mismatch(id, first);
     }
-    let is_call =
-        exchange.operation == Operation::Mcp && exchange.items.iter().any(|item| item.rpc_id.is_some());
     let decided = !matches!(first.code, Code::Unauthenticated | Code::Malformed | Code::BodyTooLarge);
-    if exchange.form == Form::Mcp && is_call && decided {
+    if let Some(unread) = &exchange.unread {
+        return refuse::mcp_unread(unread, first);
+    }
+    if exchange.form == Form::Mcp && !exchange.items.is_empty() && decided {
         // Every request of a batch is answered: the ones that could have gone say why they did not.
         let unsent = Refusal {
             reason: "not sent: another call of the same batch was refused".to_owned(),
@@ -67,6 +67,8 @@ fn formed(sidecar: &Sidecar, refused: &Refused, first: &Refusal) -> refuse::Repl
         } else {
             sideguard_types::resource::McpRefusal::Error
         };
+        // Notifications wait for no answer, but the headers tell what became of them.
+        let answers = if answers.is_empty() { vec![(None, first)] } else { answers };
         return refuse::mcp_reply(&answers, exchange.batch, style);
     }
     refuse::reply(exchange.form, first)

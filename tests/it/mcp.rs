@@ -136,6 +136,11 @@ async fn headers_that_contradict_the_body_are_refused() {
             (400, &json!(-32_020), &json!(9)),
             "{method} {name}"
         );
+        let data = &json["error"]["data"];
+        assert_eq!((&data["code"], &data["rule"]), (&json!("unjudgeable"), &json!("dialect")));
+        assert_eq!(data["decision_id"], reply.header("x-sideguard-call"));
+        assert!(!reply.header("x-sideguard-call").is_empty());
+        assert_eq!(reply.header("x-sideguard-rule"), "dialect");
     }
     assert_eq!(fake.seen().len(), 0);
     assert_eq!(send("tools/call", "read_rows").await.status, 200);
@@ -183,6 +188,51 @@ async fn what_could_be_read_in_two_ways_is_not_sent() {
     assert_eq!(fake.seen().len(), 0);
     let decided = || setting::phase(&sidecar.record(), "decision").len() == bodies.len() * 2 - 2;
     harness::until("each is on record", decided).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_cannot_be_read_is_answered_as_json_rpc_so_that_the_session_lives() {
+    let fake = server().await;
+    let sidecar = Sidecar::start(&setting::upstreams(&fake), &POLICIES);
+    let cases = [
+        (r#"{"jsonrpc":"2.0","id":3,"method":"tools/call","params":{}}"#, json!(3), -32_602),
+        (
+            r#"{"jsonrpc":"2.0","id":"a","method":"tools/call","params":{"name":"x","name":"y"}}"#,
+            json!("a"),
+            -32_600,
+        ),
+        (r#"{"jsonrpc":"2.0","id":3,"#, Value::Null, -32_700),
+    ];
+    for (body, id, code) in cases {
+        let reply = client::post(&sidecar, "/db/mcp", body).await;
+        let json = reply.json();
+        assert_eq!((reply.status, &json["id"], &json["error"]["code"]), (200, &id, &json!(code)), "{body}");
+        assert_eq!(json["error"]["data"]["code"], "unjudgeable");
+        assert_eq!(json["error"]["data"]["decision_id"], reply.header("x-sideguard-call"));
+        assert_eq!(reply.header("x-sideguard-rule"), "dialect");
+    }
+    assert_eq!(fake.seen().len(), 0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_denied_notification_gets_202_and_no_body() {
+    let fake = server().await;
+    let rule = "  rules: [{id: no, match: {topics: [\"mcp.db.notifications.*\"]}, decision: deny}]\n";
+    let strict = setting::policy("strict", rule);
+    let sidecar =
+        Sidecar::start(&setting::upstreams(&fake), &[("allow.yaml", ALLOW), ("strict.yaml", &strict)]);
+    for body in [
+        r#"{"jsonrpc":"2.0","method":"notifications/progress","params":{}}"#,
+        r#"{"jsonrpc":"2.0","method":"tools/call","params":{}}"#,
+    ] {
+        let reply = client::post(&sidecar, "/db/mcp", body).await;
+        assert_eq!((reply.status, reply.text().as_str()), (202, ""), "{body}");
+        assert_eq!(reply.header("x-sideguard-decision"), "deny");
+        let call = reply.header("x-sideguard-call");
+        let entries = sidecar.recorded(|entry| entry["call"] == *call).await;
+        assert_eq!(entries[0]["status"], 202);
+    }
+    assert_eq!(fake.seen().len(), 0);
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -10,7 +10,7 @@ use sideguard_types::refusal::{Code, Refusal};
 use sideguard_types::resource::Dialect;
 
 use crate::detect::Operation;
-pub use mcp::{mcp_header_mismatch, mcp_reply};
+pub use mcp::{mcp_header_mismatch, mcp_reply, mcp_unread};
 
 /// Form of a refusal.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -21,8 +21,8 @@ pub enum Form {
     Anthropic,
     /// `{"error":{"code":403,"status":..}}` of Google (`google.rpc.Status` as JSON).
     Google,
-    /// A JSON-RPC error without id, with the refusal's own HTTP status: for requests whose messages could not
-    /// be read. For those that were read see [`mcp_reply`].
+    /// A JSON-RPC error without id, with the refusal's own HTTP status: for what is refused before its messages are
+    /// looked at. For messages see [`mcp_reply`] and [`mcp_unread`].
     Mcp,
     /// `application/problem+json` (RFC 9457), for everything else.
     Problem,

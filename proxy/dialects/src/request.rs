@@ -5,12 +5,14 @@ mod bound;
 mod mcp;
 mod model;
 mod openai;
+mod unread;
 
 use crate::detect::Operation;
 use crate::json::{self, JsonError, Kind, Member, Value};
 pub use bound::InputBound;
 pub use mcp::{McpMessage, McpRequest, header_mismatch};
 pub use model::{CapName, Change, Changeable, ModelRequest};
+pub use unread::Unread;
 
 /// A request that was read.
 #[derive(Debug, Clone)]

@@ -7,10 +7,12 @@ use sideguard_types::resource::McpRefusal;
 
 use super::body::facts;
 use super::{Reply, headers};
+use crate::request::Unread;
 
 /// The reply to refused messages: HTTP 200 with one answer for each that has an id (as it stands in the request),
-/// in an array for a `batch`. Where none has one (notifications) the body is empty. [`McpRefusal::Result`] is
-/// for `tools/call` alone: any other method has no result that could tell of a refusal.
+/// in an array for a `batch`. Where none has one (notifications) it is HTTP 202 without a body, as for notifications
+/// that were taken in. [`McpRefusal::Result`] is for `tools/call` alone: any other method has no result that could
+/// tell of a refusal.
 #[must_use]
 pub fn mcp_reply(refused: &[(Option<&[u8]>, &Refusal)], batch: bool, style: McpRefusal) -> Reply {
     let answers: Vec<String> = refused
@@ -23,30 +25,40 @@ pub fn mcp_reply(refused: &[(Option<&[u8]>, &Refusal)], batch: bool, style: McpR
             })
         })
         .collect();
-    let body = match (batch, answers.is_empty()) {
-        (_, true) => String::new(),
-        (true, false) => format!("[{}]", answers.join(",")),
-        (false, false) => answers.into_iter().next().unwrap_or_default(),
+    let headers = refused.first().map(|(_, refusal)| headers(refusal)).unwrap_or_default();
+    answered(answers, batch, headers)
+}
+
+/// The reply to messages that could not be read: as [`mcp_reply`], with the error of JSON-RPC that says so.
+#[must_use]
+pub fn mcp_unread(unread: &Unread, refusal: &Refusal) -> Reply {
+    let error = json!({"code": unread.code, "message": refusal.message(), "data": facts(refusal)});
+    let id = |id: &Option<Vec<u8>>| id.as_deref().map_or_else(|| "null".to_owned(), id_text);
+    let answers = unread.ids.iter().map(|one| answer(&id(one), "error", &error)).collect();
+    answered(answers, unread.batch, headers(refusal))
+}
+
+fn answered(answers: Vec<String>, batch: bool, headers: Vec<(&'static str, String)>) -> Reply {
+    let (status, body) = match (batch, answers.is_empty()) {
+        (_, true) => (202, String::new()),
+        (true, false) => (200, format!("[{}]", answers.join(","))),
+        (false, false) => (200, answers.into_iter().next().unwrap_or_default()),
     };
-    Reply {
-        status: 200,
-        content_type: "application/json",
-        headers: refused.first().map(|(_, refusal)| headers(refusal)).unwrap_or_default(),
-        body: body.into_bytes(),
-    }
+    Reply { status, content_type: "application/json", headers, body: body.into_bytes() }
 }
 
 /// The reply to a request whose headers contradict its body: HTTP 400 and error -32020 (revision 2026-07-28,
-/// Streamable HTTP). `id` is as it stands in the request, `mismatch` from [`crate::request::header_mismatch`].
+/// Streamable HTTP). `id` is as it stands in the request, the refusal's reason from
+/// [`crate::request::header_mismatch`].
 #[must_use]
-pub fn mcp_header_mismatch(id: Option<&[u8]>, mismatch: &str) -> Reply {
+pub fn mcp_header_mismatch(id: Option<&[u8]>, refusal: &Refusal) -> Reply {
     let id = id.map_or_else(|| "null".to_owned(), id_text);
-    let body = answer(&id, "error", &json!({"code": -32020, "message": mismatch}));
+    let error = json!({"code": -32020, "message": refusal.message(), "data": facts(refusal)});
     Reply {
         status: 400,
         content_type: "application/json",
-        headers: vec![("x-sideguard-decision", "deny".to_owned()), ("x-should-retry", "false".to_owned())],
-        body: body.into_bytes(),
+        headers: headers(refusal),
+        body: answer(&id, "error", &error).into_bytes(),
     }
 }
 

@@ -181,7 +181,9 @@ fn params(message: &mut McpMessage<'_>) -> Result<(), Unreadable> {
         let key = member.key();
         only_as_spelled(&key, &PARAMS)?;
         match &*key {
-            key if Some(key) == target => message.target = Some(name(key, member.value)?),
+            key if Some(key) == target => {
+                message.target = Some(name(&format!("params.{key}"), member.value)?);
+            }
             "arguments" if method == "tools/call" => message.places.arguments = Some(member.value),
             "protocolVersion" if method == "initialize" => message.protocol_version = member.value.as_str(),
             "_meta" => {
