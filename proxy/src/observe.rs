@@ -52,9 +52,7 @@ pub(crate) async fn observe(sidecar: &Arc<Sidecar>, sent: Sent<'_>, down: &mut D
     let streamed = content_type("text/event-stream");
     // Boxed: the stages before would carry the largest of these futures about with them.
     match sent.exchange.operation {
-        _ if sent.head.no_body || !status.is_success() => {
-            Ok(Box::pin(relay::plain(sidecar, sent, down)).await)
-        }
+        _ if sent.head.no_body || !status.is_success() => Box::pin(relay::plain(sidecar, sent, down)).await,
         Operation::Chat | Operation::Responses | Operation::Messages if streamed => {
             Ok(Box::pin(answer::streamed(sidecar, sent, down)).await)
         }
@@ -73,11 +71,11 @@ pub(crate) async fn observe(sidecar: &Arc<Sidecar>, sent: Sent<'_>, down: &mut D
             if lists {
                 Box::pin(listing::filtered(sidecar, sent, down, streamed)).await
             } else {
-                Ok(Box::pin(relay::plain(sidecar, sent, down)).await)
+                Box::pin(relay::plain(sidecar, sent, down)).await
             }
         }
         Operation::ModelFree => Box::pin(answer::free(sidecar, sent, down)).await,
-        Operation::Plain => Ok(Box::pin(relay::plain(sidecar, sent, down)).await),
+        Operation::Plain => Box::pin(relay::plain(sidecar, sent, down)).await,
     }
 }
 

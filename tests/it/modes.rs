@@ -2,7 +2,7 @@
 
 use harness::fake::{self, Fake};
 use harness::sidecar::ALLOW;
-use harness::{Sidecar, client, model, setting};
+use harness::{Sidecar, client, model, raw, setting};
 use serde_json::{Value, json};
 
 fn mcp(arguments: &str) -> String {
@@ -150,7 +150,16 @@ async fn an_answer_that_takes_too_long_is_ended() {
 async fn an_answer_that_is_too_long_is_cut() {
     let long = || model::text(&"long ".repeat(100)) + &model::finish("stop") + model::DONE;
     let fake = Fake::start(None, move |seen| {
-        if seen.target.contains("chat") { model::stream(long()) } else { model::json(vec![b'x'; 5_000]) }
+        if seen.target.contains("chat") {
+            return model::stream(long());
+        }
+        if seen.target.contains("known") {
+            return model::json(vec![b'x'; 5_000]);
+        }
+        let (send, body) = fake::parts();
+        send.try_send(vec![b'x'; 150].into()).expect("room");
+        send.try_send(vec![b'y'; 150].into()).expect("room");
+        fake::reply("text/plain", body)
     })
     .await;
     let policy = constrain("max_output_bytes: 200");
@@ -160,10 +169,18 @@ async fn an_answer_that_is_too_long_is_cut() {
     let event: Value = serde_json::from_str(text.trim().trim_start_matches("data: "))
         .unwrap_or_else(|e| panic!("{e}: {text}"));
     assert_eq!(event["error"]["code"], "policy_denied");
-    let plain = client::gateway(&sidecar, "GET", "/web/long", &[], "").await;
-    assert!(plain.body.len() <= 200, "{} bytes came through", plain.body.len());
-    let outcomes = setting::outcomes(&sidecar, 2).await;
-    for (point, code) in [("llm.request", "policy_denied"), ("tool.call", "output_cut")] {
+    let known = client::gateway(&sidecar, "GET", "/web/known", &[], "").await;
+    assert_eq!((known.status, &known.json()["code"]), (403, &json!("policy_denied")), "told before the head");
+    assert_eq!(known.header("x-sideguard-call"), known.json()["decision_id"].as_str().expect("a call"));
+    let request = "GET /web/endless HTTP/1.1\r\nHost: h\r\n\r\n";
+    let (unknown, closed) = raw::exchange(sidecar.outbound(), request.as_bytes()).await;
+    assert!(closed && unknown.starts_with("HTTP/1.1 200 ") && !unknown.contains("\r\n0\r\n"), "{unknown}");
+    let body = unknown.split_once("\r\n\r\n").expect("a head").1;
+    assert_eq!(body.matches(['x', 'y']).count(), 200, "what the rule leaves: {unknown}");
+    let outcomes = setting::outcomes(&sidecar, 3).await;
+    for (point, code) in
+        [("llm.request", "policy_denied"), ("tool.call", "policy_denied"), ("tool.call", "output_cut")]
+    {
         assert!(
             outcomes.iter().any(|outcome| outcome["point"] == point && outcome["code"] == code),
             "{outcomes:#?}"

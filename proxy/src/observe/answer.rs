@@ -299,7 +299,7 @@ pub(super) async fn free(sidecar: &Arc<Sidecar>, mut sent: Sent<'_>, down: &mut 
         sent.exchange.operation = Operation::Responses;
         return whole(sidecar, sent, down).await;
     }
-    Ok(relay::plain(sidecar, sent, down).await)
+    relay::plain(sidecar, sent, down).await
 }
 
 /// Settles a call whose answer the agent does not get.

@@ -4,16 +4,16 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use http::header;
-use sideguard_types::refusal::Code;
+use sideguard_types::refusal::{Code, Refusal};
 
 use super::settle::{Answered, Settlement};
-use super::{End, Marks};
+use super::{End, Marks, answer};
 use crate::app::Sidecar;
 use crate::engine::{Down, Length};
-use crate::forward::Sent;
+use crate::forward::{Sent, Unsent};
 
-/// Relays an answer byte for byte.
-pub(super) async fn plain(sidecar: &Sidecar, sent: Sent<'_>, down: &mut Down) -> End {
+/// Relays an answer byte for byte. One that says itself that it is longer than a rule allows is refused whole.
+pub(super) async fn plain(sidecar: &Sidecar, sent: Sent<'_>, down: &mut Down) -> Result<End, Unsent> {
     let marks = Marks::of(&sent);
     let Sent { exchange, held, model, judged, limits, mut up, head, .. } = sent;
     let status = head.parts().status.as_u16();
@@ -22,6 +22,14 @@ pub(super) async fn plain(sidecar: &Sidecar, sent: Sent<'_>, down: &mut Down) ->
     let settlement = Settlement { exchange, held, model, judged, status };
     let sized =
         headers.contains_key(header::CONTENT_LENGTH) && !headers.contains_key(header::TRANSFER_ENCODING);
+    let declared = headers.get(header::CONTENT_LENGTH).filter(|_| sized && !no_body);
+    let declared = declared.and_then(|length| length.to_str().ok()?.trim().parse::<u64>().ok());
+    if declared.zip(limits.bytes).is_some_and(|(length, most)| length > most) {
+        up.drop_rest().await;
+        let reason = "the answer is longer than the rule allows";
+        let refusal = Refusal::new(Code::PolicyDenied, "constraint", reason);
+        return Err(answer::refuse(sidecar, settlement, Answered::default(), refusal).await);
+    }
     let mut reply = head.into_reply(false);
     marks.put(&mut reply);
     let length = if no_body || sized { Length::AsIs } else { Length::Streamed };
@@ -42,7 +50,7 @@ pub(super) async fn plain(sidecar: &Sidecar, sent: Sent<'_>, down: &mut Down) ->
         End::Broken => up.drop_rest().await,
     }
     settlement.settle(sidecar, answered).await;
-    end
+    Ok(end)
 }
 
 /// Ends what a rule gives no more time.
@@ -76,9 +84,12 @@ async fn parts(
                 tracing::info!(%fault, "answer broke off");
                 return (Some("upstream_broke_off"), End::Broken);
             }
-            Ok(Some(part)) => {
+            Ok(Some(mut part)) => {
                 let length = part.len() as u64;
                 if length > left {
+                    part.truncate(usize::try_from(left).unwrap_or(usize::MAX));
+                    // Whether or not it arrives: what follows is no proper end.
+                    let _ = down.send(part, false).await;
                     return (Some("output_cut"), End::Broken);
                 }
                 left -= length;
