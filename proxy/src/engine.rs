@@ -6,11 +6,13 @@
 
 mod cork;
 mod down;
+mod fault;
 mod front;
 mod redirected;
 mod up;
 mod wire;
 
 pub(crate) use down::{BodyFault, Down, Gone, Length, Reply};
+pub(crate) use fault::io_words;
 pub(crate) use front::accept;
 pub(crate) use up::{Connector, Destination, Fault, Head, Outgoing, Trust, Up};

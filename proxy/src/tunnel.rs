@@ -15,6 +15,7 @@ use tokio::net::TcpStream;
 
 use crate::app::Sidecar;
 use crate::call::{Arrival, Exchange, HostPort, Item, Refused, Route};
+use crate::engine::io_words;
 use crate::opening::{Gate, Rules};
 use crate::{audit, decide, identify};
 
@@ -175,7 +176,7 @@ async fn dial(sidecar: &Sidecar, route: &Route) -> Result<TcpStream, Refusal> {
     let limit = sidecar.config.limits.connect_timeout.0;
     match tokio::time::timeout(limit, TcpStream::connect(address)).await {
         Ok(Ok(far)) => Ok(far),
-        Ok(Err(error)) => Err(unreachable(format!("`{}`: {error}", route.to.host))),
+        Ok(Err(error)) => Err(unreachable(format!("`{}`: {}", route.to.host, io_words(&error)))),
         Err(_) => Err(Refusal::new(
             Code::UpstreamTimeout,
             "upstream",

@@ -38,6 +38,9 @@ async fn an_upstream_whose_certificate_is_not_trusted_gets_nothing() {
         let reply = client::tunnelled(&sidecar, version, "GET", "https://a.test/", &[], "").await;
         assert_eq!(reply.status, 502);
         assert!(reply.text().contains("upstream_unreachable"), "{}", reply.text());
+        let reason =
+            "`a.test`: its certificate is not signed by an authority that the sidecar trusts (`tls.trust`)";
+        assert_eq!(reply.json()["reason"], reason);
     }
     assert!(fake.seen().is_empty());
     let outcomes = sidecar.recorded_times(4, has_code("upstream_unreachable")).await;
@@ -53,6 +56,7 @@ async fn an_upstream_with_another_name_in_its_certificate_gets_nothing() {
     let reply = client::tunnelled(&sidecar, Version::One, "GET", "https://a.test/", &[], "").await;
     assert_eq!(reply.status, 502);
     assert!(reply.text().contains("upstream_unreachable"), "{}", reply.text());
+    assert_eq!(reply.json()["reason"], "`a.test`: its certificate is not for this name");
     assert!(fake.seen().is_empty());
     let reply = client::tunnelled(&sidecar, Version::One, "GET", "https://b.test/", &[], "").await;
     assert_eq!(
@@ -60,6 +64,46 @@ async fn an_upstream_with_another_name_in_its_certificate_gets_nothing() {
         (200, "own"),
         "the same server under its own name is fine"
     );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_upstream_that_cannot_be_spoken_to_is_told_of_in_plain_words() {
+    let gone = std::net::TcpListener::bind("127.0.0.1:0").expect("a port").local_addr().expect("an address");
+    let mute = RawFake::start(|mut tcp| async move {
+        // Reads first: closing on unread bytes would reset the connection.
+        let _ = tcp.read(&mut [0; 4096]).await;
+    })
+    .await;
+    let cut = RawFake::start(|mut tcp| async move {
+        raw::head(&mut tcp).await;
+        let _ = tcp.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: x\r\n\r\n").await;
+    })
+    .await;
+    let plain = RawFake::start(|mut tcp| async move {
+        let _ = tcp.write_all(b"220 mail.test ESMTP\r\n").await;
+        let _ = tcp.read(&mut [0; 4096]).await;
+    })
+    .await;
+    let spec = format!(
+        "  hosts: {{\"mute.test\": \"{}\", \"plain.test\": \"{}\"}}\n",
+        mute.address(),
+        plain.address()
+    );
+    let sidecar = Sidecar::start(&spec, &[("policy.yaml", ALLOW)]);
+    for (url, words) in [
+        (format!("http://{gone}/"), "the connection was refused"),
+        (format!("http://{}/", cut.address()), "its answer is not valid HTTP"),
+        ("https://mute.test/".to_owned(), "it closed the connection during the TLS handshake"),
+        ("https://plain.test/".to_owned(), "it does not speak TLS"),
+    ] {
+        let reply = if url.starts_with("https") {
+            client::tunnelled(&sidecar, Version::One, "GET", &url, &[], "").await
+        } else {
+            client::absolute(&sidecar, "GET", &url, &[], "").await
+        };
+        let reason = reply.json()["reason"].to_string();
+        assert!(reply.status == 502 && reason.ends_with(&format!(": {words}\"")), "{url}: {reason}");
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -22,6 +22,7 @@ use sideguard_runtime::clock::Stopwatch;
 
 use super::cork::{Corked, Hold, is_silent};
 use super::down::{Down, Reply, at_hand};
+use super::fault;
 
 /// Idle upstream connections kept, over all destinations.
 const POOL: usize = 256;
@@ -69,9 +70,8 @@ impl Fault {
                 | ErrorType::WriteTimedout
                 | ErrorType::TLSHandshakeTimedout
         );
-        // Pingora's own text names internals; what it stands on says what happened.
-        let cause = error.cause.as_ref().map(|cause| format!(": {cause}")).unwrap_or_default();
-        Self { timeout, untouched, what: format!("{}{cause}", error.etype().as_str()) }
+        tracing::debug!(%error, "upstream failed");
+        Self { timeout, untouched, what: fault::words(error).to_owned() }
     }
 }
 
@@ -266,7 +266,11 @@ impl Up<'_> {
 
     /// Sends the whole request.
     pub(crate) async fn send(&mut self, down: &Down, to: &Destination, out: &Outgoing) -> Result<(), Fault> {
-        let head = request_head(down, to, out).map_err(|error| Fault::of(&error, true))?;
+        let head = request_head(down, to, out).map_err(|error| {
+            tracing::debug!(%error, "request cannot be written");
+            let what = "the request cannot be written as HTTP".to_owned();
+            Fault { timeout: false, untouched: true, what }
+        })?;
         self.no_body = head.method == Method::HEAD;
         self.upgrade = out.upgrade;
         let reused = self.reused;
