@@ -135,3 +135,23 @@ async fn leave_early(begun: &'static str) {
     assert_eq!(outcome["budget"]["settled"]["output"], 300);
     assert_eq!(setting::account(&setting::idle(&sidecar).await), (300.0, 0.0));
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_answer_that_cannot_be_judged_is_told_of_as_the_upstream_s() {
+    let fake = Fake::start(None, |_| fake::reply("text/html", fake::whole("<html>maintenance</html>"))).await;
+    let sidecar = Sidecar::start(&setting::upstreams(&fake), &[("allow.yaml", ALLOW)]);
+    for (path, kind) in [(model::CHAT, "server_error"), ("/anthropic/v1/messages", "api_error")] {
+        let asked = model::ask("hi", r#","max_tokens":9"#);
+        let reply = client::post(&sidecar, path, asked).await;
+        let error = &reply.json()["error"];
+        let reason = error["sideguard"]["reason"].as_str().or(error["details"]["reason"].as_str());
+        assert!(
+            reason.is_some_and(|why| why.starts_with("the upstream's answer cannot be judged: ")),
+            "{error}"
+        );
+        assert_eq!((reply.status, error["type"].as_str()), (502, Some(kind)));
+        assert_eq!(reply.header("x-should-retry"), "false", "it would be charged again");
+    }
+    let outcomes = setting::outcomes(&sidecar, 2).await;
+    assert!(outcomes.iter().all(|outcome| outcome["code"] == "unjudgeable"), "{outcomes:#?}");
+}

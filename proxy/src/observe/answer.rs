@@ -12,7 +12,7 @@ use sideguard_types::refusal::{Code, Refusal};
 use sideguard_types::units::Tokens;
 
 use super::inflate::Inflate;
-use super::judge::AnswerJudge;
+use super::judge::{AnswerJudge, unjudgeable};
 use super::settle::{Answered, Settlement};
 use super::{End, Marks, relay};
 use crate::app::Sidecar;
@@ -76,7 +76,7 @@ pub(super) async fn streamed(sidecar: &Arc<Sidecar>, sent: Sent<'_>, down: &mut 
             Err(_) => Ended::Gone,
         },
         Err(what) => {
-            let refusal = Refusal::new(Code::Unjudgeable, "dialect", what);
+            let refusal = unjudgeable(what);
             match stream.down.reply(reply, Length::Streamed).await {
                 Ok(()) => stream.cut(refusal).await,
                 Err(_) => Ended::Gone,
@@ -163,7 +163,7 @@ impl Stream<'_> {
                         self.bytes_left -= part.len() as u64;
                         self.watch.feed(part, judge, &mut out)
                     }
-                    Err(what) => return self.cut(Refusal::new(Code::Unjudgeable, "dialect", what)).await,
+                    Err(what) => return self.cut(unjudgeable(what)).await,
                 },
                 Ok(None) => {
                     let flow = self.watch.finish(StreamEnd::Clean, judge, &mut out);
@@ -254,7 +254,7 @@ pub(super) async fn whole(sidecar: &Arc<Sidecar>, sent: Sent<'_>, down: &mut Dow
             Err(error) => {
                 let refusal = match error {
                     WholeError::Refused(refusal) => refusal,
-                    WholeError::Unjudgeable(what) => Refusal::new(Code::Unjudgeable, "dialect", what),
+                    WholeError::Unjudgeable(what) => unjudgeable(what),
                 };
                 let usage = usage::whole(settlement.exchange.operation, &body);
                 let answered = Answered { usage, charged: true, ..Answered::default() };
@@ -321,7 +321,6 @@ pub(super) async fn read(
     headers: &http::HeaderMap,
     time: Option<Duration>,
 ) -> Result<(Bytes, bool), Refusal> {
-    let unjudgeable = |what: String| Refusal::new(Code::Unjudgeable, "dialect", what);
     let mut inflate = Inflate::of(headers).map_err(unjudgeable)?;
     let reading = async {
         let mut first = Bytes::new();
@@ -334,7 +333,7 @@ pub(super) async fn read(
             let Some(part) = part else { break };
             let part = inflate.part(part).map_err(unjudgeable)?;
             if first.len() + whole.len() + part.len() > MAX_WHOLE {
-                return Err(unjudgeable(format!("the answer is larger than {MAX_WHOLE} bytes")));
+                return Err(unjudgeable(format_args!("it is larger than {MAX_WHOLE} bytes")));
             }
             if first.is_empty() && whole.is_empty() {
                 first = part;

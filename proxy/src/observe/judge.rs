@@ -1,5 +1,6 @@
 //! Judges the tool calls that a model's answer proposes, each at point `llm.tool_call`.
 
+use std::fmt;
 use std::sync::Arc;
 
 use sideguard_dialects::watch::{Judge, ProposedCall};
@@ -15,6 +16,14 @@ use crate::{audit, classify, decide};
 
 /// Service name in the topics of tools that the agent runs itself: `job.local.<tool>`.
 const LOCAL: &str = "local";
+
+/// The refusal of an answer that cannot be judged: the upstream is at fault, not the agent's call.
+pub(super) fn unjudgeable(what: impl fmt::Display) -> Refusal {
+    let reason = format!("the upstream's answer cannot be judged: {what}");
+    let mut refusal = Refusal::new(Code::Unjudgeable, "dialect", reason);
+    refusal.status = 502;
+    refusal
+}
 
 /// The judge of one answer.
 pub(super) struct AnswerJudge<'a> {

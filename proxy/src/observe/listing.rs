@@ -13,6 +13,7 @@ use sideguard_types::refusal::{Code, Refusal};
 
 use super::answer;
 use super::inflate::Inflate;
+use super::judge::unjudgeable;
 use super::settle::{Answered, Settlement};
 use super::{End, Marks};
 use crate::app::Sidecar;
@@ -164,9 +165,7 @@ impl<'a> Sight<'a> {
     /// The message without what must not be seen; `None` when all of it may.
     fn of(&self, message: &[u8]) -> Result<Option<Bytes>, Refusal> {
         let shortened = listing::filter(message, &mut |tool| self.may_see(tool));
-        shortened.map(|shortened| shortened.map(Bytes::from)).map_err(|what| {
-            Refusal::new(Code::Unjudgeable, "dialect", format!("the server's answer cannot be read: {what}"))
-        })
+        shortened.map(|shortened| shortened.map(Bytes::from)).map_err(unjudgeable)
     }
 
     fn may_see(&self, tool: Listed<'_>) -> bool {

@@ -8,6 +8,7 @@ use super::retry_after;
 /// `error` as OpenAI's SDKs read it (`.code`, `.type`, `.param`).
 pub(super) fn openai(refusal: &Refusal) -> Value {
     let kind = match refusal.code {
+        Code::Unjudgeable if upstream(refusal) => "server_error",
         Code::PolicyDenied
         | Code::ScopeDenied
         | Code::ApprovalRequired
@@ -34,6 +35,7 @@ pub(super) fn openai(refusal: &Refusal) -> Value {
 /// `error` as Anthropic's SDKs read it (`.type`, and `.error_code` from `details`).
 pub(super) fn anthropic(refusal: &Refusal) -> Value {
     let kind = match refusal.code {
+        Code::Unjudgeable if upstream(refusal) => "api_error",
         Code::PolicyDenied
         | Code::ScopeDenied
         | Code::ApprovalRequired
@@ -62,6 +64,7 @@ pub(super) fn anthropic(refusal: &Refusal) -> Value {
 /// `google.rpc.Status` with an `ErrorInfo` (AIP-193).
 pub(super) fn google(refusal: &Refusal) -> Value {
     let status = match refusal.code {
+        Code::Unjudgeable if upstream(refusal) => "UNAVAILABLE",
         Code::PolicyDenied | Code::ScopeDenied | Code::Killed | Code::Unjudgeable => "PERMISSION_DENIED",
         Code::ApprovalRequired => "FAILED_PRECONDITION",
         Code::BudgetExhausted | Code::RateLimited => "RESOURCE_EXHAUSTED",
@@ -98,6 +101,11 @@ pub(super) fn problem(refusal: &Refusal) -> Value {
     problem.insert("status".to_owned(), json!(refusal.status));
     problem.insert("detail".to_owned(), json!(refusal.message()));
     Value::Object(problem)
+}
+
+/// Whether it is an upstream's answer that cannot be judged, and not a call.
+const fn upstream(refusal: &Refusal) -> bool {
+    refusal.status == 502
 }
 
 /// What every form tells besides its message: code, rule, reason, call, and what would help.
