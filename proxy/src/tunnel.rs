@@ -284,23 +284,28 @@ async fn copy(
     total
 }
 
-fn refuse(sidecar: &Sidecar, mut refused: Refused) -> Plan {
+fn refuse(sidecar: &Sidecar, refused: Refused) -> Plan {
+    Plan::Refuse(reply(sidecar, refused))
+}
+
+/// Records a refusal and writes its reply.
+fn reply(sidecar: &Sidecar, mut refused: Refused) -> Bytes {
     for (_, refusal) in &mut refused.refusals {
         refusal.call.clone_from(&refused.exchange.id);
     }
-    let Some(first) = refused.first() else { return Plan::Open };
+    let Some(first) = refused.first() else { return Bytes::new() };
     sidecar.metrics.refused(first.code);
     audit::refused(sidecar, &refused, first.status);
     let reply = refuse::reply(Form::Problem, first);
-    let mut head = format!("HTTP/1.1 {} Refused\r\ncontent-type: {}\r\n", reply.status, reply.content_type);
+    let status = http::StatusCode::from_u16(reply.status).unwrap_or(http::StatusCode::FORBIDDEN);
+    let phrase = status.canonical_reason().unwrap_or("Refused");
+    let mut head =
+        format!("HTTP/1.1 {} {phrase}\r\ncontent-type: {}\r\n", status.as_u16(), reply.content_type);
     for (name, value) in &reply.headers {
         head.push_str(&format!("{name}: {value}\r\n"));
-    }
-    if reply.status == 407 {
-        head.push_str("proxy-authenticate: Basic realm=\"sideguard\"\r\n");
     }
     head.push_str(&format!("content-length: {}\r\nconnection: close\r\n\r\n", reply.body.len()));
     let mut whole = head.into_bytes();
     whole.extend_from_slice(&reply.body);
-    Plan::Refuse(Bytes::from(whole))
+    Bytes::from(whole)
 }

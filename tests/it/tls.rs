@@ -198,6 +198,8 @@ async fn a_shared_gateway_asks_who_is_calling_and_tells_nobody_the_key() {
         let refusal = client::connect(&sidecar, &at, headers).await.expect_err("a refusal");
         assert!(refusal.starts_with("HTTP/1.1 407 "), "{headers}{refusal}");
         assert!(raw::header(&refusal, "proxy-authenticate").starts_with("Basic"), "{refusal}");
+        assert_eq!(refusal.matches("proxy-authenticate").count(), 1, "{refusal}");
+        assert!(refusal.starts_with("HTTP/1.1 407 Proxy Authentication Required\r\n"), "{refusal}");
     }
     let url = format!("http://{at}/x");
     let reply = client::absolute(&sidecar, "GET", &url, &[], "").await;
