@@ -7,7 +7,6 @@ use std::hash::Hash;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
@@ -25,7 +24,7 @@ use sideguard_types::audit::{Phase, Record};
 use sideguard_types::call::Caller;
 use sideguard_types::resource::ProxySpec;
 use tokio::net::TcpListener;
-use tokio::sync::{Notify, Semaphore};
+use tokio::sync::{Notify, Semaphore, watch};
 
 use crate::admin::Admin;
 use crate::breaker::Breakers;
@@ -133,7 +132,7 @@ pub struct Sidecar {
     passthrough: HostList,
     detectors: Mutex<HashMap<Vec<String>, Arc<Detectors>>>,
     hasher: ahash::RandomState,
-    killed: AtomicBool,
+    killed: watch::Sender<bool>,
     state: PathBuf,
     given: Vec<Source>,
 }
@@ -163,7 +162,13 @@ impl Sidecar {
 
     /// Whether the kill file is there.
     pub(crate) fn killed(&self) -> bool {
-        self.killed.load(Ordering::Relaxed)
+        *self.killed.borrow()
+    }
+
+    /// Waits until the kill file is there.
+    pub(crate) async fn until_killed(&self) {
+        // It ends with the sidecar, which outlives whoever waits.
+        let _ = self.killed.subscribe().wait_for(|killed| *killed).await;
     }
 
     /// Whether TLS to a host is opened.
@@ -376,7 +381,7 @@ fn assemble(
         watcher,
         detectors: Mutex::default(),
         hasher: ahash::RandomState::new(),
-        killed: AtomicBool::new(state.join("kill").exists()),
+        killed: watch::Sender::new(state.join("kill").exists()),
         state: state.to_owned(),
         given,
         config,
@@ -413,7 +418,7 @@ async fn look(sidecar: Arc<Sidecar>) {
     loop {
         ticks.tick().await;
         let killed = sidecar.state.join("kill").exists();
-        if sidecar.killed.swap(killed, Ordering::Relaxed) != killed {
+        if sidecar.killed.send_replace(killed) != killed {
             let mut record = Record::new(Phase::Control, clock::now());
             record.code = Some(if killed { "killed" } else { "unkilled" }.to_owned());
             sidecar.note(&record);

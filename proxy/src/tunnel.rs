@@ -221,6 +221,11 @@ impl Passage {
         tokio::pin!(out, back);
         let mut outcome = exchange.record(Phase::Outcome, None);
         let (sent, received) = tokio::select! {
+            () = sidecar.until_killed() => {
+                outcome.code = Some(Code::Killed.as_str().to_owned());
+                "all calls are stopped by the kill switch".clone_into(&mut outcome.reason);
+                (0, 0)
+            }
             sent = &mut out => match sent {
                 Ok(sent) => (sent, back.await),
                 Err(why) => {

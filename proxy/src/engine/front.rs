@@ -158,10 +158,12 @@ impl HttpServerApp for Connection {
     ) -> Option<ReusedHttpStream> {
         session.set_pipelining_enabled(true);
         session.set_write_timeout(Some(self.sidecar.config.limits.idle_timeout.0));
-        match session.read_request().await {
-            Ok(true) => {}
-            Ok(false) => return None,
-            Err(error) => {
+        // A head that comes byte by byte would hold the connection for ever; the time between two requests counts too.
+        let idle = self.sidecar.config.limits.idle_timeout.0;
+        match tokio::time::timeout(idle.saturating_add(PATIENCE), session.read_request()).await {
+            Ok(Ok(true)) => {}
+            Ok(Ok(false)) | Err(_) => return None,
+            Ok(Err(error)) => {
                 tracing::debug!(%error, "malformed request");
                 self.sidecar.metrics.refused_connection("malformed");
                 flow::malformed(&self.sidecar, &self.arrival, &mut Down::new(session)).await;

@@ -139,10 +139,15 @@ impl Stream<'_> {
                 None => std::future::pending().await,
             }
         };
-        tokio::pin!(late);
+        let killed = self.sidecar.until_killed();
+        tokio::pin!(late, killed);
         loop {
             let part = tokio::select! {
                 biased;
+                () = &mut killed => {
+                    let refusal = Refusal::new(Code::Killed, "kill", "all calls are stopped by the kill switch");
+                    return self.cut(refusal).await;
+                }
                 part = up.part() => part,
                 _ = self.down.gone() => return Ended::Gone,
                 () = &mut late => {

@@ -44,13 +44,22 @@ pub(super) async fn filtered(
     if streamed {
         let mut answered = Answered::default();
         let end = match (Inflate::of(&headers), down.reply(reply, Length::Streamed).await) {
-            (Ok(inflate), Ok(())) => match left(limits.time, &settlement.exchange) {
-                None => events(&mut up, inflate, &sight, down).await,
-                Some(left) => {
-                    let events = events(&mut up, inflate, &sight, down);
-                    tokio::time::timeout(left, events).await.unwrap_or(Err(Code::UpstreamTimeout.as_str()))
+            (Ok(inflate), Ok(())) => {
+                let events = events(&mut up, inflate, &sight, down);
+                let in_time = async {
+                    match left(limits.time, &settlement.exchange) {
+                        None => events.await,
+                        Some(left) => tokio::time::timeout(left, events)
+                            .await
+                            .unwrap_or(Err(Code::UpstreamTimeout.as_str())),
+                    }
+                };
+                tokio::select! {
+                    biased;
+                    () = sidecar.until_killed() => Err(Code::Killed.as_str()),
+                    ended = in_time => ended,
                 }
-            },
+            }
             _ => Err("client_gone"),
         };
         let end = match end {

@@ -43,7 +43,11 @@ pub(super) async fn plain(sidecar: &Sidecar, sent: Sent<'_>, down: &mut Down) ->
         }
     } else {
         let left = limits.time.map(|time| time.saturating_sub(settlement.exchange.since.elapsed()));
-        (answered.code, end) = within(left, parts(&mut up, down, limits.bytes)).await;
+        (answered.code, end) = tokio::select! {
+            biased;
+            () = sidecar.until_killed() => (Some(Code::Killed.as_str()), End::Broken),
+            ended = within(left, parts(&mut up, down, limits.bytes)) => ended,
+        };
     }
     match end {
         End::Whole => up.release().await,

@@ -4,6 +4,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
+use sideguard_types::refusal::Code;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 
 use super::settle::{Answered, Settlement};
@@ -28,7 +29,14 @@ pub(super) async fn upgraded(sidecar: &Sidecar, sent: Sent<'_>, down: &mut Down)
         answered.code = Some("client_gone");
     } else {
         match (down.leave_http().await, up.leave_http().await) {
-            (Some(near), Some(far)) => answered.bytes = Some(carry(near, far).await),
+            (Some(near), Some(far)) => {
+                let bytes = [AtomicU64::new(0), AtomicU64::new(0)];
+                tokio::select! {
+                    () = carry(near, far, &bytes) => {}
+                    () = sidecar.until_killed() => answered.code = Some(Code::Killed.as_str()),
+                }
+                answered.bytes = Some(bytes.map(AtomicU64::into_inner));
+            }
             _ => answered.code = Some("upgrade_failed"),
         }
     }
@@ -37,19 +45,21 @@ pub(super) async fn upgraded(sidecar: &Sidecar, sent: Sent<'_>, down: &mut Down)
 }
 
 /// Carries bytes both ways, each way on its own: neither may have to wait for the other. A quiet connection is no
-/// fault. Returns the bytes that reached the far and the near side.
-async fn carry<S: AsyncRead + AsyncWrite + Unpin>(near: (Bytes, S), far: (Bytes, S)) -> [u64; 2] {
+/// fault. Counts the bytes that reached the far and the near side.
+async fn carry<S: AsyncRead + AsyncWrite + Unpin>(
+    near: (Bytes, S),
+    far: (Bytes, S),
+    [sent, received]: &[AtomicU64; 2],
+) {
     let (near_read, near_write) = tokio::io::split(near.1);
     let (far_read, far_write) = tokio::io::split(far.1);
-    let (sent, received) = (AtomicU64::new(0), AtomicU64::new(0));
-    let out = pump(near.0, near_read, far_write, &sent);
-    let back = pump(far.0, far_read, near_write, &received);
+    let out = pump(near.0, near_read, far_write, sent);
+    let back = pump(far.0, far_read, near_write, received);
     tokio::pin!(out, back);
     tokio::select! {
         () = &mut out => drop(tokio::time::timeout(LINGER, back).await),
         () = &mut back => drop(tokio::time::timeout(LINGER, out).await),
     }
-    [sent.load(Ordering::Relaxed), received.load(Ordering::Relaxed)]
 }
 
 async fn pump(
