@@ -118,7 +118,7 @@ fn too_large(max: usize) -> Refusal {
 }
 
 /// Answered with 431 (RFC 6585, section 5).
-fn long_head(max: u64) -> Refusal {
+pub(crate) fn long_head(max: u64) -> Refusal {
     let what = format!("the request's head is larger than {max} bytes (`limits.maxHeaders`)");
     let mut refusal = Refusal::new(Code::Malformed, "http", what);
     refusal.status = 431;

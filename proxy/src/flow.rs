@@ -3,12 +3,11 @@
 
 use std::sync::Arc;
 
-use http::{HeaderValue, StatusCode, header};
 use sideguard_types::refusal::{Code, Refusal};
 
 use crate::app::Sidecar;
-use crate::call::{Arrival, Exchange, Refused};
-use crate::engine::{Down, Length, Reply};
+use crate::call::{Arrival, Exchange};
+use crate::engine::Down;
 use crate::forward::Unsent;
 use crate::observe::End;
 use crate::{accept, audit, classify, decide, forward, identify, observe, reserve, respond};
@@ -40,13 +39,9 @@ async fn pass(sidecar: &Arc<Sidecar>, arrival: &Arrival, down: &mut Down) -> Res
 }
 
 /// Answers what is not HTTP, and records that.
-pub(crate) async fn malformed(sidecar: &Sidecar, _arrival: &Arrival, down: &mut Down) {
-    let exchange = Exchange::new(sidecar.policy.load_full(), "");
-    let refused: Refused =
-        exchange.refuse(Refusal::new(Code::Malformed, "http", "the request is not valid HTTP"));
-    let mut head = Reply::new(StatusCode::BAD_REQUEST);
-    head.set(header::CONNECTION, HeaderValue::from_static("close"));
-    audit::refused(sidecar, &refused, 400);
-    // Nobody may be listening any more.
-    let _ = down.reply(head, Length::Known(0)).await;
+pub(crate) async fn malformed(sidecar: &Sidecar, arrival: &Arrival, down: &mut Down) {
+    let mut exchange = Exchange::new(sidecar.policy.load_full(), "");
+    exchange.caller = identify::caller(sidecar, &exchange.policy, &arrival.whose, arrival.key.as_ref()).ok();
+    let refusal = Refusal::new(Code::Malformed, "http", "the request is not valid HTTP");
+    respond::refuse_unread(sidecar, down, exchange.refuse(refusal)).await;
 }

@@ -11,20 +11,35 @@ use crate::call::Refused;
 use crate::engine::{Down, Length, Reply};
 
 /// Answers a refused exchange and records it. Whether the agent heard it makes no difference to the record.
-pub(crate) async fn refuse(sidecar: &Sidecar, down: &mut Down, mut refused: Refused) {
+pub(crate) async fn refuse(sidecar: &Sidecar, down: &mut Down, refused: Refused) {
+    let Some(reply) = recorded(sidecar, down, refused) else { return };
+    down.drain().await;
+    told(down, reply).await;
+}
+
+/// The same for a request whose head could not be read, so that nobody knows what follows it.
+pub(crate) async fn refuse_unread(sidecar: &Sidecar, down: &mut Down, refused: Refused) {
+    let Some(reply) = recorded(sidecar, down, refused) else { return };
+    told(down, reply).await;
+}
+
+fn recorded(sidecar: &Sidecar, down: &mut Down, mut refused: Refused) -> Option<refuse::Reply> {
     for (_, refusal) in &mut refused.refusals {
         refusal.call.clone_from(&refused.exchange.id);
     }
-    let Some(first) = refused.first() else { return };
+    let first = refused.first()?;
     let reply = formed(sidecar, &refused, first);
     sidecar.metrics.refused(first.code);
     audit::refused(sidecar, &refused, reply.status);
     if matches!(first.code, Code::Malformed) {
         down.close_after();
     }
-    down.drain().await;
+    Some(reply)
+}
+
+async fn told(down: &mut Down, reply: refuse::Reply) {
     if send(down, reply).await.is_err() {
-        tracing::debug!(call = %refused.exchange.id, "agent was gone before it was told of a refusal");
+        tracing::debug!("agent was gone before it was told of a refusal");
     }
 }
 

@@ -289,6 +289,13 @@ async fn copy(
     total
 }
 
+/// The reply to a CONNECT, or to what stands in its place, that is not valid HTTP.
+pub(crate) fn malformed(sidecar: &Sidecar, arrival: &Arrival, method: &str, refusal: Refusal) -> Bytes {
+    let mut exchange = Exchange::new(sidecar.policy.load_full(), method);
+    exchange.caller = identify::caller(sidecar, &exchange.policy, &arrival.whose, None).ok();
+    reply(sidecar, exchange.refuse(refusal))
+}
+
 fn refuse(sidecar: &Sidecar, refused: Refused) -> Plan {
     Plan::Refuse(reply(sidecar, refused))
 }

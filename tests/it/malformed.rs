@@ -78,6 +78,16 @@ async fn plain() -> (Fake, Sidecar) {
     (fake, Sidecar::start(&spec, &[("allow.yaml", ALLOW)]))
 }
 
+/// Whether a reply is a problem document that says what it should.
+fn is_problem(reply: &str, status: u16) -> bool {
+    let Some((head, body)) = reply.split_once("\r\n\r\n") else { return false };
+    let Ok(problem) = serde_json::from_str::<serde_json::Value>(body) else { return false };
+    let call = raw::header(head, "x-sideguard-call");
+    let (code, told) = (problem["code"].as_str(), problem["decision_id"].as_str());
+    raw::header(head, "content-type") == "application/problem+json"
+        && (code, told, problem["status"].as_u64()) == (Some("malformed"), Some(call), Some(status.into()))
+}
+
 /// A request that would be served if the one before it had left bytes behind.
 const SMUGGLED: &str = "GET /up/smuggled HTTP/1.1\r\nHost: h\r\n\r\n";
 
@@ -92,6 +102,13 @@ async fn a_malformed_request_gets_400_and_the_end_of_its_connection() {
         if !matches!(status, "400" | "413" | "431") || reply.matches("HTTP/1.1 ").count() != 1 || !closed {
             wrong.push(format!("{what}: closed {closed}, {reply:?}"));
         }
+        let problem = status == "413" || is_problem(&reply, if status == "431" { 431 } else { 400 });
+        if !problem {
+            wrong.push(format!("{what}: no problem document, {reply:?}"));
+        }
+        let call = raw::header(&reply, "x-sideguard-call").to_owned();
+        let entries = sidecar.recorded(|entry| entry["call"] == *call).await;
+        assert_eq!(entries[0]["decision"], "deny", "{what}");
     }
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));
     assert_eq!(fake.connections().accepted(), 0, "{:?}", fake.seen());
@@ -180,7 +197,14 @@ async fn a_malformed_connect_is_refused() {
     ] {
         let request = format!("CONNECT {target} HTTP/1.1\r\nHost: a.test\r\n\r\n");
         let (reply, closed) = raw::exchange(sidecar.outbound(), request.as_bytes()).await;
-        assert!(reply.starts_with("HTTP/1.1 400 ") && closed, "{target}: closed {closed}, {reply:?}");
+        assert!(reply.starts_with("HTTP/1.1 400 Bad Request\r\n") && closed, "{target}: {closed}, {reply:?}");
+        assert!(is_problem(&reply, 400), "{target}: {reply:?}");
+        let call = raw::header(&reply, "x-sideguard-call").to_owned();
+        let entries = sidecar.recorded(|entry| entry["call"] == *call).await;
+        assert_eq!(
+            (&entries[0]["code"], &entries[0]["target"]["method"]),
+            (&"malformed".into(), &"CONNECT".into())
+        );
     }
 }
 
@@ -197,7 +221,7 @@ async fn what_is_not_http_is_closed_without_harm() {
     ] {
         let (reply, closed) = raw::exchange(sidecar.outbound(), bytes).await;
         assert!(
-            closed && (reply.is_empty() || reply.starts_with("HTTP/1.1 400 ")),
+            closed && (if bytes[0] == 0x16 { reply.is_empty() } else { is_problem(&reply, 400) }),
             "{bytes:?}: closed {closed}, {reply:?}"
         );
     }
@@ -205,5 +229,7 @@ async fn what_is_not_http_is_closed_without_harm() {
         raw::exchange(sidecar.outbound(), b"GET /up/x HTTP/1.1\r\nHost: h\r\nConnection: close\r\n\r\n")
             .await;
     assert!(reply.starts_with("HTTP/1.1 200 "), "it still serves: {reply}");
+    let log = sidecar.log();
+    assert!(log.contains("TLS where plain HTTP is spoken"), "who took the port for a TLS one is told: {log}");
     assert_eq!(fake.seen().len(), 1);
 }

@@ -17,6 +17,7 @@ use rustls::sign::CertifiedKey;
 use sideguard_capture::ca::Authority;
 use sideguard_capture::origin;
 use sideguard_runtime::secret::Secret;
+use sideguard_types::refusal::{Code, Refusal};
 use tokio::io::AsyncWriteExt;
 use tokio::net::TcpStream;
 
@@ -27,7 +28,7 @@ use crate::app::Sidecar;
 use crate::call::{Arrival, HostPort};
 use crate::opening::H2_PREFACE;
 use crate::ports::Door;
-use crate::{flow, tunnel};
+use crate::{accept, flow, tunnel};
 
 /// Longest time from a connection's start, or from the reply to CONNECT, to the first bytes that tell its kind;
 /// longest time for a TLS handshake too.
@@ -66,12 +67,22 @@ pub(crate) async fn accept(tcp: TcpStream, from: SocketAddr, door: &Door, sideca
                 arrival.key = head.key;
                 through(wire, arrival, sidecar).await;
             }
-            Err(status) => refuse(wire, status).await,
+            Err(refusal) => {
+                reply_raw(wire, &tunnel::malformed(&sidecar, &arrival, "CONNECT", *refusal)).await;
+            }
         },
         // A TLS connection that was not asked for by CONNECT has no destination that could be judged.
-        Kind::Tls | Kind::Other => {
+        Kind::Tls => {
+            sidecar.metrics.refused_connection("unknown_protocol");
+            tracing::info!(%from, "connection refused: TLS where plain HTTP is spoken; is the proxy's URL `https://`?");
+        }
+        Kind::Other => {
             sidecar.metrics.refused_connection("unknown_protocol");
             tracing::debug!(%from, "connection refused: neither HTTP nor CONNECT");
+            if !wire.at_hand().is_empty() {
+                let refusal = Refusal::new(Code::Malformed, "http", "what was sent is not HTTP");
+                reply_raw(wire, &tunnel::malformed(&sidecar, &arrival, "", refusal)).await;
+            }
         }
     }
 }
@@ -235,41 +246,44 @@ struct ConnectHead {
     key: Option<Secret<String>>,
 }
 
-/// Reads the head of a CONNECT request. The error is the status to answer with.
-async fn connect_head(wire: &mut Wire, sidecar: &Sidecar) -> Result<ConnectHead, u16> {
-    let max = usize::try_from(sidecar.config.limits.max_headers.0).unwrap_or(usize::MAX);
+/// Reads the head of a CONNECT request.
+async fn connect_head(wire: &mut Wire, sidecar: &Sidecar) -> Result<ConnectHead, Box<Refusal>> {
+    let limit = sidecar.config.limits.max_headers.0;
+    let max = usize::try_from(limit).unwrap_or(usize::MAX);
+    let malformed = |what: &str| Box::new(Refusal::new(Code::Malformed, "http", what));
     let read = async {
         loop {
             let mut headers = [httparse::EMPTY_HEADER; 96];
             let mut request = httparse::Request::new(&mut headers);
             match request.parse(wire.at_hand()) {
                 Ok(httparse::Status::Complete(length)) => {
-                    let to = request.path.and_then(HostPort::parse_with_port).ok_or(400_u16)?;
+                    let to = request.path.and_then(HostPort::parse_with_port);
+                    let to =
+                        to.ok_or_else(|| malformed("CONNECT must name a host and a port: `host:443`"))?;
                     let key = request
                         .headers
                         .iter()
                         .find(|header| header.name.eq_ignore_ascii_case("proxy-authorization"))
                         .and_then(|header| crate::identify::basic_password(header.value));
-                    return Ok::<_, u16>((ConnectHead { to, key }, length));
+                    return Ok::<_, Box<Refusal>>((ConnectHead { to, key }, length));
                 }
-                Ok(httparse::Status::Partial) if wire.at_hand().len() >= max => return Err(431),
+                Ok(httparse::Status::Partial) if wire.at_hand().len() >= max => {
+                    return Err(Box::new(accept::long_head(limit)));
+                }
                 Ok(httparse::Status::Partial) => {}
-                Err(_) => return Err(400),
+                Err(_) => return Err(malformed("the CONNECT request is not valid HTTP")),
             }
             match wire.fetch().await {
-                Ok(0) | Err(_) => return Err(400),
+                Ok(0) | Err(_) => return Err(malformed("the CONNECT request ended before its head did")),
                 Ok(_) => {}
             }
         }
     };
-    let (head, length) = tokio::time::timeout(PATIENCE, read).await.map_err(|_| 408_u16)??;
+    let read = tokio::time::timeout(PATIENCE, read).await;
+    let (head, length) =
+        read.map_err(|_| malformed("the head of the CONNECT request did not come in time"))??;
     drop(wire.take(length));
     Ok(head)
-}
-
-async fn refuse(wire: Wire, status: u16) {
-    let head = format!("HTTP/1.1 {status} Refused\r\nconnection: close\r\ncontent-length: 0\r\n\r\n");
-    reply_raw(wire, &Bytes::from(head)).await;
 }
 
 async fn reply_raw(mut wire: Wire, reply: &Bytes) {
