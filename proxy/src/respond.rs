@@ -2,7 +2,7 @@
 
 use bytes::Bytes;
 use http::{HeaderName, HeaderValue, StatusCode, header};
-use sideguard_dialects::refuse::{self, Form};
+use sideguard_dialects::refuse::{self, Answer, Form, Of};
 use sideguard_types::refusal::{Code, Refusal};
 
 use crate::app::Sidecar;
@@ -60,7 +60,7 @@ fn formed(sidecar: &Sidecar, refused: &Refused, first: &Refusal) -> refuse::Repl
             hint: Some("send it again without that call".to_owned()),
             ..first.clone()
         };
-        let answers: Vec<(Option<&[u8]>, &Refusal)> = exchange
+        let answers: Vec<Answer<'_>> = exchange
             .items
             .iter()
             .enumerate()
@@ -71,9 +71,13 @@ fn formed(sidecar: &Sidecar, refused: &Refused, first: &Refusal) -> refuse::Repl
                     .iter()
                     .find(|(refused, _)| *refused == index)
                     .map(|(_, refusal)| refusal);
-                let whole =
-                    if refused.refusals.len() == 1 && exchange.items.len() == 1 { first } else { &unsent };
-                (item.rpc_id.as_deref(), own.unwrap_or(whole))
+                let alone = refused.refusals.len() == 1 && exchange.items.len() == 1;
+                let (refusal, of) = match own {
+                    Some(own) => (own, Of::Itself),
+                    None if alone => (first, Of::Itself),
+                    None => (&unsent, Of::Another),
+                };
+                Answer { id: item.rpc_id.as_deref(), refusal, of }
             })
             .collect();
         let single_tool = exchange.items.iter().all(|item| item.tool.is_some());
@@ -83,7 +87,11 @@ fn formed(sidecar: &Sidecar, refused: &Refused, first: &Refusal) -> refuse::Repl
             sideguard_types::resource::McpRefusal::Error
         };
         // Notifications wait for no answer, but the headers tell what became of them.
-        let answers = if answers.is_empty() { vec![(None, first)] } else { answers };
+        let answers = if answers.is_empty() {
+            vec![Answer { id: None, refusal: first, of: Of::Itself }]
+        } else {
+            answers
+        };
         return refuse::mcp_reply(&answers, exchange.batch, style);
     }
     refuse::reply(exchange.form, first)

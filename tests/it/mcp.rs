@@ -106,6 +106,11 @@ async fn of_a_batch_with_one_denied_call_nothing_is_sent_and_every_id_is_answere
     assert!(
         answers[1].to_string().contains("block-destructive") && answers[0].to_string().contains("not sent")
     );
+    let tools = json!([call(1, "read_rows"), call(2, "drop_table")]);
+    let answers = client::post(&sidecar, "/db/mcp", tools.to_string()).await.json();
+    let read = |index: usize| answers[index]["result"]["content"][0]["text"].to_string();
+    assert!(read(0).contains("may be sent again") && !read(0).contains("Do not retry"), "{answers}");
+    assert!(read(1).contains("Do not retry"), "{answers}");
     let whole = json!([call(1, "read_rows"), call(2, "read_rows")]);
     assert_eq!(client::post(&sidecar, "/db/mcp", whole.to_string()).await.status, 200);
     assert_eq!(fake.seen()[0].body, whole.to_string());

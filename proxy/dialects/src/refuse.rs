@@ -10,7 +10,7 @@ use sideguard_types::refusal::{Code, Refusal};
 use sideguard_types::resource::Dialect;
 
 use crate::detect::Operation;
-pub use mcp::{mcp_header_mismatch, mcp_reply, mcp_unread};
+pub use mcp::{Answer, Of, mcp_header_mismatch, mcp_reply, mcp_unread};
 
 /// Form of a refusal.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use proptest::prelude::*;
 use sideguard_dialects::detect::Operation;
-use sideguard_dialects::refuse::{self, Form, Reply};
+use sideguard_dialects::refuse::{self, Answer, Form, Of, Reply};
 use sideguard_dialects::request::Unread;
 use sideguard_types::refusal::{Code, Refusal};
 use sideguard_types::resource::{Dialect, McpRefusal};
@@ -69,15 +69,16 @@ fn each_code_in_each_form() {
 #[test]
 fn mcp_refusals_keep_the_session_alive() {
     let (deny, approve) = (refusal(Code::PolicyDenied), refusal(Code::ApprovalRequired));
-    let call: (Option<&[u8]>, &Refusal) = (Some(br#""a\u0062""#), &deny);
-    let other: (Option<&[u8]>, &Refusal) = (Some(b"7.0"), &approve);
-    let told: (Option<&[u8]>, &Refusal) = (None, &deny);
+    let call = Answer { id: Some(br#""a\u0062""#), refusal: &deny, of: Of::Itself };
+    let other = Answer { id: Some(b"7.0"), refusal: &approve, of: Of::Itself };
+    let told = Answer { id: None, ..call };
+    let unsent = Answer { id: Some(b"8"), refusal: &deny, of: Of::Another };
     let unread = Unread { batch: true, ids: vec![Some(b"3".to_vec()), None], code: -32602 };
     let mut all = String::new();
     for (label, reply) in [
         ("result", refuse::mcp_reply(&[call], false, McpRefusal::Result)),
         ("error", refuse::mcp_reply(&[call], false, McpRefusal::Error)),
-        ("batch", refuse::mcp_reply(&[call, told, other], true, McpRefusal::Result)),
+        ("batch", refuse::mcp_reply(&[call, told, other, unsent], true, McpRefusal::Result)),
         ("notification", refuse::mcp_reply(&[told], false, McpRefusal::Error)),
         ("mismatch", refuse::mcp_header_mismatch(Some(b"3"), &refusal(Code::Unjudgeable))),
         ("unread", refuse::mcp_unread(&unread, &refusal(Code::Unjudgeable))),
@@ -131,7 +132,7 @@ proptest! {
         let mut refusal = Refusal::new(code, rule, reason);
         (refusal.call, refusal.hint, refusal.approval) = (call, hint, approval);
         refusal.retry_after = after.map(Duration::from_millis);
-        let mcp = refuse::mcp_reply(&[(id.as_deref(), &refusal)], batch, McpRefusal::Result);
+        let mcp = refuse::mcp_reply(&[Answer { id: id.as_deref(), refusal: &refusal, of: Of::Itself }], batch, McpRefusal::Result);
         prop_assert_eq!(mcp.status, if id.is_some() { 200 } else { 202 });
         for reply in FORMS.map(|form| refuse::reply(form, &refusal)).into_iter().chain([mcp, refuse::mcp_header_mismatch(id.as_deref(), &refusal)]) {
             prop_assert!(reply.body.is_empty() || serde_json::from_slice::<serde_json::Value>(&reply.body).is_ok());

@@ -9,23 +9,43 @@ use super::body::facts;
 use super::{Reply, headers};
 use crate::request::Unread;
 
+/// What a message is answered with.
+#[derive(Debug, Clone, Copy)]
+pub struct Answer<'r> {
+    /// The message's id as it stands in the request; none for a notification.
+    pub id: Option<&'r [u8]>,
+    /// Why it did not go.
+    pub refusal: &'r Refusal,
+    /// What the refusal was of.
+    pub of: Of,
+}
+
+/// What a refusal was of.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Of {
+    /// The message itself.
+    Itself,
+    /// Another one of its batch: it may go without that.
+    Another,
+}
+
 /// The reply to refused messages: HTTP 200 with one answer for each that has an id (as it stands in the request),
 /// in an array for a `batch`. Where none has one (notifications) it is HTTP 202 without a body, as for notifications
 /// that were taken in. [`McpRefusal::Result`] is for `tools/call` alone: any other method has no result that could
 /// tell of a refusal.
 #[must_use]
-pub fn mcp_reply(refused: &[(Option<&[u8]>, &Refusal)], batch: bool, style: McpRefusal) -> Reply {
+pub fn mcp_reply(refused: &[Answer<'_>], batch: bool, style: McpRefusal) -> Reply {
     let answers: Vec<String> = refused
         .iter()
-        .filter_map(|(id, refusal)| {
-            let id = id_text((*id)?);
+        .filter_map(|one| {
+            let id = id_text(one.id?);
             Some(match style {
-                McpRefusal::Result => answer(&id, "result", &tool_result(refusal)),
-                McpRefusal::Error => answer(&id, "error", &error(refusal)),
+                McpRefusal::Result => answer(&id, "result", &tool_result(one)),
+                McpRefusal::Error => answer(&id, "error", &error(one.refusal)),
             })
         })
         .collect();
-    let headers = refused.first().map(|(_, refusal)| headers(refusal)).unwrap_or_default();
+    let headers = refused.first().map(|one| headers(one.refusal)).unwrap_or_default();
     answered(answers, batch, headers)
 }
 
@@ -83,14 +103,15 @@ fn error(refusal: &Refusal) -> Value {
     json!({"code": code, "message": refusal.message(), "data": facts(refusal)})
 }
 
-fn tool_result(refusal: &Refusal) -> Value {
+fn tool_result(one: &Answer<'_>) -> Value {
+    let refusal = one.refusal;
     let meta: Map<String, Value> = facts(refusal)
         .into_iter()
         .map(|(name, value)| (format!("sideguard.dev/{name}"), value))
         .chain([("sideguard.dev/decision".to_owned(), json!(super::decision(refusal.code)))])
         .collect();
     json!({
-        "content": [{"type": "text", "text": for_the_model(refusal)}],
+        "content": [{"type": "text", "text": for_the_model(one)}],
         "isError": true,
         // Revision 2026-07-28 asks for it; to the older ones it is a member like any unknown one.
         "resultType": "complete",
@@ -99,7 +120,15 @@ fn tool_result(refusal: &Refusal) -> Value {
 }
 
 /// What the model reads: short, and clear about whether to try again.
-fn for_the_model(refusal: &Refusal) -> String {
+fn for_the_model(one: &Answer<'_>) -> String {
+    let refusal = one.refusal;
+    let (rule, code, reason) = (&refusal.rule, refusal.code.as_str(), &refusal.reason);
+    if one.of == Of::Another {
+        return format!(
+            "Not sent: another call of the same batch was refused by `{rule}` ({code}). This one may be sent again \
+             without that call."
+        );
+    }
     let then = match (&refusal.approval, super::retry_after(refusal), refusal.code) {
         (Some(id), _, Code::ApprovalRequired) => {
             format!("Approval {id} is pending; repeat the same call once it is given.")
@@ -108,5 +137,5 @@ fn for_the_model(refusal: &Refusal) -> String {
         _ => "Do not retry.".to_owned(),
     };
     let hint = refusal.hint.as_deref().map(|hint| format!(" {hint}.")).unwrap_or_default();
-    format!("Blocked by `{}` ({}): {}. {then}{hint}", refusal.rule, refusal.code.as_str(), refusal.reason)
+    format!("Blocked by `{rule}` ({code}): {reason}. {then}{hint}")
 }
