@@ -237,7 +237,9 @@ async fn trailers_pass_from_http2_to_http2() {
         trailers.insert("grpc-message", "no".parse().expect("a value"));
         let body = seen.body.clone();
         let body = fake::whole(body).with_trailers(async move { Some(Ok(trailers)) }).boxed();
-        fake::reply("application/grpc", body)
+        let mut reply = fake::reply("application/grpc", body);
+        reply.headers_mut().insert("trailer", "grpc-status".parse().expect("a value"));
+        reply
     })
     .await;
     let spec = format!(
@@ -246,7 +248,7 @@ async fn trailers_pass_from_http2_to_http2() {
         authority.path().display()
     );
     let sidecar = Sidecar::start(&spec, &[("allow.yaml", ALLOW)]);
-    let headers = [("content-type", "application/grpc"), ("te", "trailers")];
+    let headers = [("content-type", "application/grpc"), ("te", "trailers"), ("trailer", "x-sum")];
     for body in [&b""[..], b"\0\0\0\0\x02hi"] {
         let reply =
             client::tunnelled(&sidecar, Version::Two, "POST", "https://grpc.test/a.B/C", &headers, body)
@@ -258,7 +260,34 @@ async fn trailers_pass_from_http2_to_http2() {
         );
         let seen = fake.seen().pop().expect("a request");
         assert_eq!(seen.headers["te"], "trailers");
+        assert!(!seen.headers.contains_key("trailer"), "a request's are not passed on");
+        assert_eq!(reply.header("trailer"), "grpc-status");
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn trailers_that_are_not_passed_on_are_not_announced() {
+    let upstream = RawFake::start(|mut tcp| async move {
+        let (head, body) = raw::message(&mut tcp).await;
+        let told = format!("{}|{}", raw::header(&head, "trailer"), String::from_utf8_lossy(&body));
+        let answer = format!(
+            "HTTP/1.1 200 OK\r\nTrailer: X-Sum\r\nTransfer-Encoding: chunked\r\n\r\n{:x}\r\n{told}\r\n0\r\nX-Sum: \
+             1\r\n\r\n",
+            told.len()
+        );
+        tcp.write_all(answer.as_bytes()).await.expect("a listener");
+    })
+    .await;
+    let sidecar = Sidecar::start("", &[("allow.yaml", ALLOW)]);
+    let at = upstream.address();
+    let request = format!(
+        "POST http://{at}/x HTTP/1.1\r\nHost: {at}\r\nTrailer: X-Sum\r\nTransfer-Encoding: chunked\r\nConnection: \
+         close\r\n\r\n2\r\nhi\r\n0\r\nX-Sum: 1\r\n\r\n"
+    );
+    let (reply, _) = raw::exchange(sidecar.outbound(), request.as_bytes()).await;
+    let reply = reply.to_ascii_lowercase();
+    assert!(reply.starts_with("http/1.1 200 ") && reply.contains("|hi"), "{reply}");
+    assert!(!reply.contains("trailer:") && !reply.contains("x-sum"), "{reply}");
 }
 
 /// An upstream that says `before` to a request and then nothing until it is left; the semaphore tells of requests.

@@ -160,6 +160,9 @@ impl Down {
                 }
             }
         }
+        if !self.session.is_http2() || matches!(length, Length::Known(_)) {
+            out.remove_header(&header::TRAILER);
+        }
         out.set_version(Version::HTTP_11);
         self.session.write_response_header(Box::new(out)).await.map_err(|_| Gone)
     }

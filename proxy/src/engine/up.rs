@@ -399,6 +399,10 @@ impl Head {
     /// The same head for the agent, its connection headers left out.
     pub(crate) fn into_reply(self, upgrade: bool) -> Reply {
         let mut head = self.reply;
+        if head.version != http::Version::HTTP_2 {
+            // Trailers of HTTP/1 are not passed on: none are announced.
+            head.remove_header(&header::TRAILER);
+        }
         if !upgrade {
             for name in nominated(&head.headers) {
                 head.remove_header(name.as_str());
@@ -432,6 +436,8 @@ fn request_head(down: &Down, to: &Destination, out: &Outgoing) -> pingora_error:
     }
     for name in [
         header::TRANSFER_ENCODING,
+        // A request's trailers are not passed on.
+        header::TRAILER,
         header::EXPECT,
         header::PROXY_AUTHORIZATION,
         PROXY_CONNECTION,

@@ -60,6 +60,7 @@ pub(super) async fn streamed(sidecar: &Arc<Sidecar>, sent: Sent<'_>, down: &mut 
     let mut reply = head.into_reply(false);
     marks.put(&mut reply);
     reply.remove(header::CONTENT_ENCODING);
+    reply.remove(header::TRAILER);
     let mut stream = Stream {
         sidecar,
         watch: &mut watch,

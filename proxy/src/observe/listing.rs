@@ -40,6 +40,7 @@ pub(super) async fn filtered(
     let mut reply = head.into_reply(false);
     marks.put(&mut reply);
     reply.remove(header::CONTENT_ENCODING);
+    reply.remove(header::TRAILER);
     let sight = Sight::new(sidecar, &settlement.exchange);
     if streamed {
         let mut answered = Answered::default();
