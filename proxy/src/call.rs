@@ -304,6 +304,8 @@ pub(crate) struct ModelFacts {
     pub(crate) output_cap: Option<Tokens>,
     pub(crate) choices: u64,
     pub(crate) include_usage: bool,
+    /// Whether the provider goes on with the answer when nobody listens.
+    pub(crate) background: bool,
     /// Upper bound of input tokens.
     pub(crate) input: Tokens,
     /// Where its body can be changed.

@@ -67,9 +67,9 @@ pub(crate) fn classify(
         Request::Model(request) => {
             let facts = model_facts(sidecar, &request, &provider);
             let item = model_item(classifier, &request, &provider, operation_name, &body.decoded);
-            exchange.tokens = facts.input.plus(facts.output_cap.unwrap_or_default().times(facts.choices));
-            exchange.cost =
-                sidecar.prices.of(&facts.model).bound(facts.input, facts.output_cap.unwrap_or_default());
+            let output = facts.output_cap.unwrap_or_default().times(facts.choices);
+            exchange.tokens = facts.input.plus(output);
+            exchange.cost = sidecar.prices.of(&facts.model).bound(facts.input, output);
             model = Some(facts);
             vec![item]
         }
@@ -120,6 +120,7 @@ fn model_facts(sidecar: &Sidecar, request: &ModelRequest<'_>, provider: &str) ->
         output_cap: request.output_cap,
         choices: request.choices.max(1),
         include_usage: request.include_usage,
+        background: request.background,
         changeable: request.changeable(),
         cap_sent: false,
         input: request.input.strict.plus(Tokens(unseen)),

@@ -249,8 +249,20 @@ mod tests {
         let data = [23, 3, 3, 0, 2, 7, 7];
         let again = [&own[..], &ccs, &own, &data].concat();
         assert_eq!(gate(false, false).look(&again), Ok(Passed { bytes: again.len(), open: true }));
-        let other = [&own[..], &ccs, &hello("evil.example")].concat();
-        assert!(gate(false, false).look(&other).is_err());
+        let warning = [21, 3, 3, 0, 2, 1, 0];
+        for between in [&ccs[..], &warning, &[&warning[..], &ccs, &warning].concat()] {
+            let other = [&own[..], between, &hello("evil.example")].concat();
+            assert!(gate(false, false).look(&other).is_err(), "{between:?}");
+        }
+        for strange in [
+            &[22, 3, 3, 0, 0][..],
+            &[23, 3, 3, 0, 0],
+            &[20, 3, 3, 0, 0],
+            &[24, 3, 3, 0, 1, 1],
+            b"GET / HTTP/1.1\r\n",
+        ] {
+            assert!(gate(true, false).look(&[&own[..], strange].concat()).is_err(), "{strange:?}");
+        }
         // In pieces, as a client sends them.
         let mut one = gate(false, false);
         assert_eq!(one.look(&own).map(|passed| passed.open), Ok(false));

@@ -278,3 +278,20 @@ async fn a_whole_answer_says_what_is_left_once_it_is_charged() {
         reply.text()
     );
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_goes_on_in_the_background_is_charged_what_was_held() {
+    let queued =
+        r#"{"id":"resp_1","object":"response","status":"queued","model":"gpt-5","output":[],"usage":null}"#;
+    let fake = Fake::start(None, move |_| model::json(queued.to_owned())).await;
+    let budget = setting::budget("unit: tokens, amount: 100000, window: 1h, per: agent");
+    let sidecar = Sidecar::start(&setting::upstreams(&fake), &[("allow.yaml", ALLOW), ("b.yaml", &budget)]);
+    for (background, spent) in [("true", 5000.0..6000.0), ("false", 5000.0..6000.0)] {
+        let ask =
+            format!(r#"{{"model":"gpt-5","input":"hi","background":{background},"max_output_tokens":5000}}"#);
+        let reply = client::post(&sidecar, "/openai/v1/responses", ask).await;
+        assert_eq!(reply.status, 200, "{}", reply.text());
+        let (charged, held) = setting::account(&setting::status(&sidecar).await);
+        assert!(spent.contains(&charged) && held == 0.0, "{background}: {charged} {held}");
+    }
+}

@@ -4,6 +4,7 @@ mod bodies;
 mod breakers;
 mod budgets;
 mod connections;
+mod disguises;
 mod escapes;
 mod faithful;
 mod isolate;

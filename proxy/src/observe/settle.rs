@@ -54,7 +54,11 @@ impl Settlement {
         outcome.status = Some(status);
         outcome.bytes = answered.bytes;
         let mut used = Amounts::default();
-        if model.is_some() && answered.lost {
+        // What goes on in the background is not over when its answer is.
+        let goes_on = answered.charged
+            && answered.usage.output.is_none()
+            && model.as_ref().is_some_and(|facts| facts.background);
+        if model.is_some() && answered.lost || goes_on {
             used = held.reserved;
             outcome.cost_usd = Some(used.usd);
         } else if let Some(facts) = &model

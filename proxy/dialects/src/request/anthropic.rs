@@ -28,6 +28,7 @@ pub(super) fn messages<'b>(op: Operation, document: &Document<'b>) -> Result<Mod
         op,
         model: Cow::Borrowed(""),
         stream: false,
+        background: false,
         output_cap: None,
         choices: 1,
         include_usage: false,

@@ -13,6 +13,8 @@ use super::{Unreadable, name, only_as_spelled, wrong};
 use crate::edit::Edit;
 use crate::json::{Kind, Value};
 
+/// Longest batch, in messages: each is judged, recorded and answered on its own.
+const MOST: usize = 100;
 /// Members that decide what a message does: no other spelling of them is let through.
 const MESSAGE: [&str; 6] = ["jsonrpc", "id", "method", "params", "result", "error"];
 const PARAMS: [&str; 5] = ["name", "arguments", "uri", "_meta", "task"];
@@ -60,6 +62,9 @@ pub(super) fn read(root: Value<'_>) -> Result<McpRequest<'_>, Unreadable> {
         if batch { root.elements().map(message).collect::<Result<_, _>>()? } else { vec![message(root)?] };
     if messages.is_empty() {
         return wrong("body", "must not be an empty batch");
+    }
+    if messages.len() > MOST {
+        return wrong("body", "is a batch of more than 100 messages");
     }
     Ok(McpRequest { batch, messages })
 }

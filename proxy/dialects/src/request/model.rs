@@ -24,6 +24,8 @@ pub struct ModelRequest<'b> {
     pub output_cap: Option<Tokens>,
     /// Answers asked for (`n`), each of which may use the whole cap; 1 or more.
     pub choices: u64,
+    /// Whether the provider goes on with the answer when nobody listens (responses only).
+    pub background: bool,
     /// Whether the client itself asked for usage in the stream (chat only).
     pub include_usage: bool,
     /// Names of the tools that the model may call and the agent then runs.

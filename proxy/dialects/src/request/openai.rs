@@ -90,6 +90,7 @@ impl<'d, 'b> Call<'d, 'b> {
             op,
             model: Cow::Borrowed(""),
             stream: false,
+            background: false,
             output_cap: no_output.then_some(Tokens::ZERO),
             choices: 1,
             include_usage: false,
@@ -128,6 +129,7 @@ impl<'d, 'b> Call<'d, 'b> {
     fn responses_member(&mut self, key: &str, member: &Member<'b>) -> Result<(), Unreadable> {
         match key {
             "max_output_tokens" => self.cap(CapName::MaxOutputTokens, member)?,
+            "background" => self.request.background = flag(member)?,
             "previous_response_id" | "conversation" | "prompt" if !member.value.is_null() => {
                 self.prompt.open = true;
             }
