@@ -419,7 +419,7 @@ async fn an_upstream_that_ends_before_its_answer_is_told_and_asked_once() {
         if ending == "second" {
             assert_eq!(
                 client::post(&sidecar, "/up/v1/chat/completions", CHAT).await.status,
-                403,
+                502,
                 "it is no answer"
             );
         }

@@ -176,9 +176,9 @@ async fn a_body_is_compressed_once_and_to_its_end() {
 #[tokio::test(flavor = "multi_thread")]
 async fn the_kill_file_ends_what_is_open() {
     let (sender, body) = fake::parts();
-    let body = std::sync::Mutex::new(Some(body));
+    let body = parking_lot::Mutex::new(Some(body));
     let fake = Fake::start(None, move |_| {
-        let body = body.lock().expect("a lock").take().expect("one stream");
+        let body = body.lock().take().expect("one stream");
         fake::reply("text/event-stream", body)
     })
     .await;

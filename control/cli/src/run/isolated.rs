@@ -169,6 +169,8 @@ fn close_inherited(end: i32) -> anyhow::Result<()> {
         let link = format!("/proc/self/fd/{number}");
         let Ok(file) = std::fs::metadata(&link) else { continue };
         let kind = file.file_type();
+        // From a directory that is open, `..` leads to all that is hidden.
+        anyhow::ensure!(number > 2 || !kind.is_dir(), "descriptor {number} is a directory");
         let terminal = kind.is_char_device()
             && std::fs::read_link(&link)
                 .is_ok_and(|path| path.starts_with("/dev/pts") || path.ends_with("null"));
