@@ -100,7 +100,13 @@ struct Marks {
 }
 
 impl Marks {
+    /// With what is left while the call is still held.
     fn of(sent: &Sent<'_>) -> Self {
+        Self { remaining: sent.held.remaining(), ..Self::uncharged(sent) }
+    }
+
+    /// Without what is left, which is told once the call is charged.
+    fn uncharged(sent: &Sent<'_>) -> Self {
         let (decision, rule) = sent.decision.clone();
         let known =
             sent.exchange.route.as_ref().is_some_and(|route| provider_of_host(&route.to.host).is_some());
@@ -108,7 +114,7 @@ impl Marks {
             decision,
             rule,
             call: sent.exchange.id.clone(),
-            remaining: sent.held.remaining(),
+            remaining: None,
             warning: sent.warning.clone(),
             known,
         }

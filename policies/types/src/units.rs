@@ -82,17 +82,45 @@ impl MicroUsd {
 #[error("`{0}` is not an amount of US dollars: write digits with at most six decimal places, such as `0.25`")]
 pub struct ParseMoneyError(String);
 
+impl MicroUsd {
+    /// Hands the amount on in digits. Every record holds several: the formatter would be slow.
+    fn in_digits<R>(self, take: impl FnOnce(&str) -> R) -> R {
+        // 14 digits of dollars, the point, 6 of millionths.
+        let mut digits = [b'0'; 21];
+        let mut at = digits.len();
+        let mut put = |digit: u8| {
+            at = at.saturating_sub(1);
+            if let Some(place) = digits.get_mut(at) {
+                *place = digit;
+            }
+        };
+        let digit = |number: u64| b'0' + u8::try_from(number % 10).unwrap_or_default();
+        let (mut whole, mut fraction, mut places) = (self.0 / MICRO, self.0 % MICRO, 6);
+        if fraction > 0 {
+            while fraction % 10 == 0 {
+                fraction /= 10;
+                places -= 1;
+            }
+            for _ in 0..places {
+                put(digit(fraction));
+                fraction /= 10;
+            }
+            put(b'.');
+        }
+        loop {
+            put(digit(whole));
+            whole /= 10;
+            if whole == 0 {
+                break;
+            }
+        }
+        take(digits.get(at..).and_then(|digits| std::str::from_utf8(digits).ok()).unwrap_or_default())
+    }
+}
+
 impl fmt::Display for MicroUsd {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let (whole, mut fraction, mut places) = (self.0 / MICRO, self.0 % MICRO, 6);
-        if fraction == 0 {
-            return write!(f, "{whole}");
-        }
-        while fraction % 10 == 0 {
-            fraction /= 10;
-            places -= 1;
-        }
-        write!(f, "{whole}.{fraction:0places$}")
+        self.in_digits(|digits| f.write_str(digits))
     }
 }
 
@@ -104,7 +132,7 @@ impl Sum for MicroUsd {
 
 impl Serialize for MicroUsd {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.collect_str(self)
+        self.in_digits(|digits| serializer.serialize_str(digits))
     }
 }
 
@@ -121,9 +149,15 @@ mod tests {
 
     #[test]
     fn money_reads_what_it_writes() {
-        for (text, micro) in
-            [("0", 0), ("5", 5_000_000), ("0.25", 250_000), ("0.000001", 1), ("12.5", 12_500_000)]
-        {
+        for (text, micro) in [
+            ("0", 0),
+            ("5", 5_000_000),
+            ("0.25", 250_000),
+            ("0.000001", 1),
+            ("12.5", 12_500_000),
+            ("100.00001", 100_000_010),
+            ("18446744073709.551615", u64::MAX),
+        ] {
             assert_eq!(MicroUsd::parse(text), Ok(MicroUsd(micro)));
             assert_eq!(MicroUsd(micro).to_string(), text);
         }

@@ -225,7 +225,7 @@ impl Stream<'_> {
 /// An answer that comes whole. What seldom happens is boxed: every call would carry its futures about.
 pub(super) async fn whole(sidecar: &Arc<Sidecar>, sent: Sent<'_>, down: &mut Down) -> Result<End, Unsent> {
     let options = options(sidecar, &sent, false);
-    let mut marks = Marks::of(&sent);
+    let mut marks = Marks::uncharged(&sent);
     let Sent { exchange, held, model, judged, limits, mut up, head, .. } = sent;
     let status = head.parts().status.as_u16();
     let settlement = Settlement { exchange, held, model, judged, status };
