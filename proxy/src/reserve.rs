@@ -304,7 +304,7 @@ fn exhausted(sidecar: &Sidecar, exhausted: &Exhausted, now: Timestamp) -> Refusa
     let mut refusal =
         Refusal::new(if soon { Code::RateLimited } else { Code::BudgetExhausted }, rule, reason);
     refusal.reset_at = exhausted.reset_at;
-    if exhausted.wanted > exhausted.limit {
+    if exhausted.alone {
         refusal.hint = Some(
             "the call alone is larger than the whole budget: a smaller output cap may let it fit".to_owned(),
         );

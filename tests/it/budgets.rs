@@ -295,3 +295,16 @@ async fn what_goes_on_in_the_background_is_charged_what_was_held() {
         assert!(spent.contains(&charged) && held == 0.0, "{background}: {charged} {held}");
     }
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn only_a_call_that_is_larger_than_the_whole_budget_is_told_so() {
+    let fake = Fake::start(None, |_| model::json(model::completion("ok", 900, 50))).await;
+    let budget = setting::budget("unit: tokens, amount: 1000, window: 1h, per: agent");
+    let sidecar = Sidecar::start(&setting::upstreams(&fake), &[("allow.yaml", ALLOW), ("b.yaml", &budget)]);
+    let ask = |words: usize| model::ask(&"word ".repeat(words), r#","max_completion_tokens":20"#);
+    for (words, status, alone) in [(1, 200, false), (60, 402, false), (1200, 402, true)] {
+        let reply = client::post(&sidecar, "/openai/v1/chat/completions", ask(words)).await;
+        let text = reply.text();
+        assert_eq!((reply.status, text.contains("larger than the whole budget")), (status, alone), "{text}");
+    }
+}

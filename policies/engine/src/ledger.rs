@@ -102,6 +102,8 @@ pub struct Exhausted {
     pub reset_at: Option<Timestamp>,
     /// Whether it would fit if the calls under way used nothing: worth another try soon.
     pub soon: bool,
+    /// Whether the call alone is larger than the limit.
+    pub alone: bool,
     /// Whether it is not the sum that is too large: the limit has as many accounts as it may have
     /// ([`Ledger::MOST_ACCOUNTS`]), and the call would need one more.
     pub crowded: bool,

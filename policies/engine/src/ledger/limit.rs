@@ -194,6 +194,7 @@ impl Limit {
             wanted: text(want),
             reset_at,
             soon: crowded || spent.saturating_add(want) <= self.amount,
+            alone: want > self.amount,
             crowded,
         }))
     }
