@@ -311,6 +311,10 @@ fn method(method: &str, headers: &HeaderMap) -> Result<(), Refusal> {
     if matches!(method, "TRACE" | "TRACK") {
         return refuse(format!("`{method}` has the server send back what it got, credentials included"));
     }
+    // What begins a connection was seen before; here it could only make a tunnel of one that is judged call by call.
+    if method == "CONNECT" {
+        return refuse("`CONNECT` cannot follow on a connection that is in use".to_owned());
+    }
     for name in ["x-http-method-override", "x-http-method", "x-method-override"] {
         let other = |value: &http::HeaderValue| {
             let value = value.as_bytes().trim_ascii();

@@ -39,6 +39,7 @@ async fn a_denied_path_is_denied_however_it_is_spelled() {
         "/%61dmin",
         "/admin;v=1",
         "/admin%2fkeys",
+        "/%2561dmin",
         "/;x/admin/keys",
         "/admin//",
     ] {
@@ -71,6 +72,14 @@ async fn a_method_is_what_it_says() {
         refused(&sidecar, "unjudgeable", "GET /web/x", &format!("{name}: POST\r\n"), b"").await;
     }
     assert_eq!(fake.connections().accepted(), 0);
+    let mut kept = TcpStream::connect(sidecar.outbound()).await.expect("the outbound port");
+    for (method, status) in [("GET", "200"), ("CONNECT", "403")] {
+        let request = format!("{method} /web/x HTTP/1.1\r\nHost: x\r\n\r\n");
+        kept.write_all(request.as_bytes()).await.expect("a request");
+        let (head, _) = raw::message(&mut kept).await;
+        assert!(head.starts_with(&format!("HTTP/1.1 {status} ")), "{method}: {head}");
+    }
+    assert_eq!(fake.seen().len(), 1);
     let (head, _) = say(&sidecar, "POST /web/x", "X-HTTP-Method-Override: GET\r\n", b"q=1").await;
     assert!(head.starts_with("HTTP/1.1 200 "), "{head}");
 }
@@ -106,9 +115,13 @@ async fn json_rpc_is_judged_by_whatever_method_and_type_it_comes() {
     assert_eq!(fake.connections().accepted(), 0, "{:?}", fake.seen());
     // A film begins with zero bytes too.
     let film = b"\0\0\0\x18ftypmp42\0\0\0\0mp42isom";
-    let (head, text) =
-        say(&sidecar, "PUT /web/film", "Content-Type: application/octet-stream\r\n", film).await;
-    assert!(head.starts_with("HTTP/1.1 200 "), "{head}{text}");
+    // So does a gRPC message, whose length may be that of a brace.
+    let grpc = [&b"\0\0\0\0{"[..], &[b'a'; 0x7b]].concat();
+    for body in [&film[..], &grpc, b"\0\0\0\0[\x0a\x03abc", b"\0{\0\0\0\0"] {
+        let (head, text) =
+            say(&sidecar, "PUT /web/film", "Content-Type: application/octet-stream\r\n", body).await;
+        assert!(head.starts_with("HTTP/1.1 200 "), "{head}{text}");
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

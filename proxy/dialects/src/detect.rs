@@ -203,14 +203,25 @@ fn is_wide(body: &[u8]) -> bool {
     mark.iter().any(|mark| body.starts_with(mark)) || body.iter().take(4).any(|&b| b == 0)
 }
 
-/// Whether it opens as a JSON document does once byte order marks and zero bytes are left out, and had some.
+/// Whether it opens as a JSON document in UTF-16 or UTF-32 does, or as one with a byte order mark.
 fn is_wide_json(body: &[u8]) -> bool {
-    let head = body.get(..64).unwrap_or(body);
-    let seen: Vec<u8> =
-        head.iter().copied().filter(|b| !matches!(b, 0 | 0xFE | 0xFF | 0xEF | 0xBB | 0xBF)).collect();
-    let first = head.iter().position(|b| matches!(b, b'{' | b'[')).unwrap_or(0);
-    let around = head.get(..first.saturating_add(4)).unwrap_or(head);
-    matches!(opening(&seen), Some(b'{' | b'[')) && around.iter().any(|b| matches!(b, 0 | 0xFE | 0xFF | 0xEF))
+    const MARK: u32 = 0xFEFF;
+    if let Some(rest) = body.strip_prefix(b"\xEF\xBB\xBF") {
+        return matches!(opening(rest), Some(b'{' | b'['));
+    }
+    let units = |width: usize, big: bool| {
+        body.chunks_exact(width).map(move |unit| {
+            let join = |value: u32, byte: &u8| value << 8 | u32::from(*byte);
+            if big { unit.iter().fold(0, join) } else { unit.iter().rev().fold(0, join) }
+        })
+    };
+    [(2, true), (2, false), (4, true), (4, false)].into_iter().any(|(width, big)| {
+        let blank = |unit: &u32| matches!(unit, 0x20 | 0x09 | 0x0A | 0x0D);
+        let mut text = units(width, big).skip_while(|unit| *unit == MARK || blank(unit)).take(2);
+        let opens = matches!(text.next(), Some(0x7B | 0x5B));
+        // What other formats hold here by chance goes on with something else than a letter.
+        opens && text.next().is_some_and(|next| matches!(next, 0x09..0x80))
+    })
 }
 
 fn is_json_rpc(root: Value<'_>) -> bool {
