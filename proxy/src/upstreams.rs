@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use http::{HeaderName, HeaderValue};
 use sideguard_dialects::detect::provider_of_host;
+use sideguard_policy::path;
 use sideguard_runtime::secret::Secret;
 use sideguard_types::resource::{BreakerSpec, Dialect, StreamUsage, UpstreamSpec};
 
@@ -89,10 +90,9 @@ impl Base {
         Some(Self { to, tls, path: path.trim_end_matches('/').to_owned() })
     }
 
-    /// Whether a target is below the base path.
-    fn holds(&self, target: &str) -> bool {
-        let rest = target.strip_prefix(self.path.as_str());
-        rest.is_some_and(|rest| rest.is_empty() || rest.starts_with(['/', '?']))
+    /// Whether a path is below the base path.
+    fn holds(&self, path: &str) -> bool {
+        path.strip_prefix(self.path.as_str()).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
     }
 }
 
@@ -185,7 +185,9 @@ impl Upstreams {
             let other = HostPort { host: other.to_owned(), port: to.port };
             self.by_address.get(&(other, tls))
         })?;
-        here.iter().find(|upstream| upstream.base.holds(target)).or(here.last()).cloned()
+        // Read as its server will: the path decides whose rules and whose key apply.
+        let path = path::plain(target.split_once('?').map_or(target, |(path, _)| path));
+        here.iter().find(|upstream| upstream.base.holds(&path)).or(here.last()).cloned()
     }
 
     /// Ports of this host that upstreams are at.
@@ -313,6 +315,8 @@ mod tests {
             ("/mail/deeper", "mail"),
             ("/admin/x", "admin"),
             ("/mailing", "mail"),
+            ("/%61dmin/x", "admin"),
+            ("//admin?x", "admin"),
         ] {
             assert_eq!(at(target).as_deref(), Some(name), "{target}");
         }

@@ -22,22 +22,23 @@ pub fn doubtful(path: &str) -> Option<&'static str> {
     read.split('/').any(moves).then_some("the path holds `.` or `..` as a segment")
 }
 
-/// The plainest way to read a path: escapes of letters, digits, `-._~` (RFC 3986, section 6.2.2.2) and of `/` are
-/// undone, parameters of segments (`;…`), repeated slashes and a last slash left out.
+/// How often a path may be escaped over itself and still be read.
+const DEPTH: usize = 3;
+
+/// The plainest way to read a path: escapes of letters, digits, `-._~` (RFC 3986, section 6.2.2.2), of `/` and of escapes
+/// are undone, parameters of segments (`;…`), repeated slashes and a last slash left out.
 #[must_use]
 pub fn plain(path: &str) -> Cow<'_, str> {
     if !path.contains(['%', ';']) && !path.contains("//") && (path.len() < 2 || !path.ends_with('/')) {
         return Cow::Borrowed(path);
     }
-    let mut read = String::with_capacity(path.len());
-    let mut rest = path;
-    while let Some(next) = rest.chars().next() {
-        let (next, length) = match escaped(rest) {
-            Some(byte) if byte.is_ascii_alphanumeric() || b"-._~/;".contains(&byte) => (char::from(byte), 3),
-            _ => (next, next.len_utf8()),
-        };
-        read.push(next);
-        rest = rest.get(length..).unwrap_or_default();
+    let mut read = Cow::Borrowed(path);
+    for _ in 0..DEPTH {
+        let next = unescaped(&read);
+        if next == read {
+            break;
+        }
+        read = Cow::Owned(next);
     }
     let segments = read.split('/').map(|segment| segment.split(';').next().unwrap_or_default());
     let mut out = String::with_capacity(read.len());
@@ -49,6 +50,20 @@ pub fn plain(path: &str) -> Cow<'_, str> {
         out.push('/');
     }
     Cow::Owned(out)
+}
+
+fn unescaped(path: &str) -> String {
+    let mut read = String::with_capacity(path.len());
+    let mut rest = path;
+    while let Some(next) = rest.chars().next() {
+        let (next, length) = match escaped(rest) {
+            Some(byte) if byte.is_ascii_alphanumeric() || b"-._~/;%".contains(&byte) => (char::from(byte), 3),
+            _ => (next, next.len_utf8()),
+        };
+        read.push(next);
+        rest = rest.get(length..).unwrap_or_default();
+    }
+    read
 }
 
 /// The byte that `text` begins with as an escape.
@@ -77,6 +92,8 @@ mod tests {
             ("/@types%2Fnode", "/@types/node"),
             ("/a;v=1/b;c", "/a/b"),
             ("/a%3bv/b", "/a/b"),
+            ("/%2561dmin/%252e", "/admin/."),
+            ("/100%25", "/100%"),
             ("/a%20b/%zz/%", "/a%20b/%zz/%"),
             ("/ä%C3%A4", "/ä%C3%A4"),
         ] {
@@ -93,6 +110,7 @@ mod tests {
             "/%2e%2E/b",
             "/a/.%2e",
             "/a%2f..%2fb",
+            "/a/%252e%252e/b",
             "/a/..;x=1/b",
             "/a\\b",
             "/a%5Cb",

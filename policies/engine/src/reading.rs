@@ -1,39 +1,35 @@
 //! Bytes of a call as their receiver will read them: a detector that saw the escaped form alone could be got round.
 
-/// How often text may be escaped over itself and still be read: JSON in a string of JSON, and once more.
+use std::borrow::Cow;
+
+/// How often text may be escaped over itself and still be read: JSON in a string of JSON, JSON in a form, and once more.
 const DEPTH: usize = 3;
 
 /// Whether `finds` is true of the bytes, or of what they are once escapes of JSON (`\u0041`) or of URLs and forms
 /// (`%41`, `+`) are undone.
 pub(crate) fn any(bytes: &[u8], mut finds: impl FnMut(&[u8]) -> bool) -> bool {
-    if finds(bytes) {
+    let mut read = Cow::Borrowed(bytes);
+    if finds(&read) {
         return true;
     }
-    let mut last: Option<Vec<u8>> = None;
     for _ in 0..DEPTH {
-        let present = last.as_deref().unwrap_or(bytes);
-        if !present.contains(&b'\\') {
+        let before = read.len();
+        for (marks, undo) in
+            [(&b"\\"[..], without_backslashes as fn(&[u8]) -> Vec<u8>), (b"%+", without_percents)]
+        {
+            if !read.iter().any(|b| marks.contains(b)) {
+                continue;
+            }
+            let next = undo(&read);
+            if next != *read && finds(&next) {
+                return true;
+            }
+            read = Cow::Owned(next);
+        }
+        // Whatever undoes an escape makes the text shorter, but for `+`, which does not come back.
+        if read.len() == before {
             break;
         }
-        let next = without_backslashes(present);
-        if finds(&next) {
-            return true;
-        }
-        last = Some(next);
-    }
-    let mut last = last.unwrap_or_else(|| bytes.to_vec());
-    for _ in 0..DEPTH {
-        if !last.contains(&b'%') && !last.contains(&b'+') {
-            break;
-        }
-        let next = without_percents(&last);
-        if next == last {
-            break;
-        }
-        if finds(&next) {
-            return true;
-        }
-        last = next;
     }
     false
 }
@@ -113,6 +109,8 @@ mod tests {
             r#"["se\/cret", "\u0073\u0065cret"]"#,
             "q=%73ecret",
             "q=%2573ecret",
+            "payload=%7B%22a%22%3A%22%5Cu0073ecret%22%7D",
+            r#"{"url":"?d=\u0025\u0037\u0033ecret"}"#,
             r#"{"url":"https://a.example/?d=%73ecret"}"#,
             r#"{"a":"\ud83d\ude00 \u0073ecret"}"#,
         ] {

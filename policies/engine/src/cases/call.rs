@@ -88,6 +88,7 @@ impl CallSpec {
         let method = or(&self.method, if self.host.is_some() && self.tool.is_none() { "GET" } else { "" });
         let host = or(&self.host, "").to_ascii_lowercase();
         let path = or(&self.path, if method.is_empty() { "" } else { "/" });
+        let (path, query) = path.split_once('?').unwrap_or((&path, ""));
         let method = method.to_ascii_uppercase();
         judge(&Call {
             caller: &caller,
@@ -96,14 +97,14 @@ impl CallSpec {
             } else {
                 Point::ToolCall
             }),
-            class: self.class(classifier, args.as_deref(), &host, &method, &path),
+            class: self.class(classifier, args.as_deref(), &host, &method, path),
             tool: self.tool.as_deref(),
             args: args.as_deref().map(str::as_bytes),
             model: self.model.as_deref(),
             host: &host,
             method: &method,
-            path: path.split_once('?').map_or(path.as_str(), |(path, _)| path),
-            query: path.split_once('?').map_or("", |(_, query)| query),
+            path,
+            query,
             tokens: Tokens(self.tokens),
             cost: self.cost_usd,
             session: self.session.as_deref(),
