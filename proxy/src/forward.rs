@@ -50,6 +50,13 @@ pub(crate) struct AnswerLimits {
     pub(crate) hide_usage: bool,
 }
 
+impl AnswerLimits {
+    /// What is left of the time for the answer.
+    pub(crate) fn left(&self, exchange: &Exchange) -> Option<Duration> {
+        self.time.map(|time| time.saturating_sub(exchange.since.elapsed()))
+    }
+}
+
 /// What became of an attempt to send.
 pub(crate) enum Unsent {
     /// It is answered with a refusal.

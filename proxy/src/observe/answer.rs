@@ -16,8 +16,9 @@ use super::judge::{AnswerJudge, unjudgeable};
 use super::settle::{Answered, Settlement};
 use super::{End, Marks, relay};
 use crate::app::Sidecar;
+use crate::call::Exchange;
 use crate::engine::{Down, Length, Up};
-use crate::forward::{Sent, Unsent};
+use crate::forward::{AnswerLimits, Sent, Unsent};
 
 /// Largest answer that is read whole.
 const MAX_WHOLE: usize = 32 << 20;
@@ -231,7 +232,7 @@ pub(super) async fn whole(sidecar: &Arc<Sidecar>, sent: Sent<'_>, down: &mut Dow
     let settlement = Settlement { exchange, held, model, judged, status };
     let body = tokio::select! {
         biased;
-        body = read(&mut up, &head.parts().headers, limits.time.map(|time| time.saturating_sub(settlement.exchange.since.elapsed()))) => body,
+        body = read(&mut up, &head.parts().headers, &limits, &settlement.exchange) => body,
         _ = down.gone() => {
             up.drop_rest().await;
             let answered = Answered { lost: true, code: Some("client_gone"), ..Answered::default() };
@@ -325,7 +326,8 @@ pub(super) async fn refuse(
 pub(super) async fn read(
     up: &mut Up<'_>,
     headers: &http::HeaderMap,
-    time: Option<Duration>,
+    limits: &AnswerLimits,
+    exchange: &Exchange,
 ) -> Result<(Bytes, bool), Refusal> {
     let mut inflate = Inflate::of(headers).map_err(unjudgeable)?;
     let reading = async {
@@ -350,10 +352,11 @@ pub(super) async fn read(
         }
         Ok(if whole.is_empty() { first } else { whole.freeze() })
     };
-    let body = match time {
+    let body = match limits.left(exchange) {
         None => reading.await?,
-        Some(time) => tokio::time::timeout(time, reading).await.map_err(|_| {
-            Refusal::new(Code::UpstreamTimeout, "constraint", "the answer took longer than the rule allows")
+        Some(left) => tokio::time::timeout(left, reading).await.map_err(|_| {
+            let rule = Arc::clone(&limits.rule);
+            Refusal::new(Code::UpstreamTimeout, rule, "the answer took longer than the rule allows")
         })??,
     };
     Ok((body, !inflate.is_identity()))

@@ -1,7 +1,6 @@
 //! The answer to `tools/list`: the agent sees the tools that it may call.
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use bytes::Bytes;
 use http::header;
@@ -48,7 +47,7 @@ pub(super) async fn filtered(
             (Ok(inflate), Ok(())) => {
                 let events = events(&mut up, inflate, &sight, down);
                 let in_time = async {
-                    match left(limits.time, &settlement.exchange) {
+                    match limits.left(&settlement.exchange) {
                         None => events.await,
                         Some(left) => tokio::time::timeout(left, events)
                             .await
@@ -78,7 +77,7 @@ pub(super) async fn filtered(
         settlement.settle(sidecar, answered).await;
         return Ok(end);
     }
-    let read = answer::read(&mut up, &headers, left(limits.time, &settlement.exchange)).await;
+    let read = answer::read(&mut up, &headers, &limits, &settlement.exchange).await;
     let seen = match read {
         Ok((body, _)) => {
             up.release().await;
@@ -102,11 +101,6 @@ pub(super) async fn filtered(
         }
         Err(refusal) => Err(answer::refuse(sidecar, settlement, Answered::default(), refusal).await),
     }
-}
-
-/// What is left of the time that a rule allows.
-fn left(limit: Option<Duration>, exchange: &Exchange) -> Option<Duration> {
-    limit.map(|limit| limit.saturating_sub(exchange.since.elapsed()))
 }
 
 /// Relays a stream of JSON-RPC messages. The error is a stable code.

@@ -27,7 +27,7 @@ pub(super) async fn plain(sidecar: &Sidecar, sent: Sent<'_>, down: &mut Down) ->
     if declared.zip(limits.bytes).is_some_and(|(length, most)| length > most) {
         up.drop_rest().await;
         let reason = "the answer is longer than the rule allows";
-        let refusal = Refusal::new(Code::PolicyDenied, "constraint", reason);
+        let refusal = Refusal::new(Code::PolicyDenied, limits.rule, reason);
         return Err(answer::refuse(sidecar, settlement, Answered::default(), refusal).await);
     }
     let mut reply = head.into_reply(false);
@@ -42,7 +42,7 @@ pub(super) async fn plain(sidecar: &Sidecar, sent: Sent<'_>, down: &mut Down) ->
             end = End::Broken;
         }
     } else {
-        let left = limits.time.map(|time| time.saturating_sub(settlement.exchange.since.elapsed()));
+        let left = limits.left(&settlement.exchange);
         (answered.code, end) = tokio::select! {
             biased;
             () = sidecar.until_killed() => (Some(Code::Killed.as_str()), End::Broken),
