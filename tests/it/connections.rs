@@ -80,6 +80,31 @@ async fn a_connection_at_rest_is_closed_after_the_idle_time() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_head_that_comes_byte_by_byte_does_not_hold_its_connection_for_ever() {
+    let fake = Fake::json("{}").await;
+    let spec = format!("{}  limits: {{idleTimeout: 1s}}\n", harness::setting::upstreams(&fake));
+    let sidecar = Sidecar::start(&spec, &[("allow.yaml", ALLOW)]);
+    let tcp = TcpStream::connect(sidecar.outbound()).await.expect("the outbound port");
+    let (mut from, mut to) = tcp.into_split();
+    let slow = async {
+        to.write_all(b"GET /web/x HTTP/1.1\r\nHost: h\r\nX: ").await.expect("a listener");
+        // Never silent for as long as the idle time.
+        let mut ticks = tokio::time::interval(std::time::Duration::from_millis(100));
+        loop {
+            ticks.tick().await;
+            if to.write_all(b"x").await.is_err() {
+                std::future::pending::<()>().await;
+            }
+        }
+    };
+    tokio::select! {
+        () = slow => {}
+        () = raw::closed(&mut from) => {}
+    }
+    assert_eq!(fake.connections().accepted(), 0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_refusal_keeps_the_connection() {
     let (fake, sidecar) = echo().await;
     let mut kept = Kept::open(&sidecar).await;

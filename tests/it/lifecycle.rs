@@ -206,20 +206,25 @@ async fn a_running_stream_ends_well_after_sigterm_and_nothing_new_begins() {
     }
     drop(parts);
     assert!(next(&mut response).await.is_none(), "the stream ends as it should");
-    let ended = tokio::task::spawn_blocking(move || {
-        let status = (0..1_000).find_map(|_| {
-            std::thread::sleep(Duration::from_millis(10));
-            sidecar.ended()
-        });
-        (status, sidecar)
-    });
-    let (status, sidecar) = ended.await.expect("the process is watched");
-    assert_eq!(status.and_then(|status| status.code()), Some(0));
+    let (sidecar, code) = end(sidecar).await;
+    assert_eq!(code, Some(0));
     assert!(!sidecar.state().join("ports.json").exists());
     let last = sidecar.record().pop().expect("an entry");
     let stopped = sidecar.record().iter().any(|entry| entry["code"] == "stop");
     assert!(stopped, "the record is closed: {last}");
     drop(idle);
+}
+
+/// Waits until the sidecar has ended, at most 10 s; its exit code.
+async fn end(mut sidecar: Sidecar) -> (Sidecar, Option<i32>) {
+    let ended = tokio::task::spawn_blocking(move || {
+        let status = (0..1_000).find_map(|_| {
+            std::thread::sleep(Duration::from_millis(10));
+            sidecar.ended()
+        });
+        (sidecar, status.and_then(|status| status.code()))
+    });
+    ended.await.expect("the process is watched")
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -233,15 +238,8 @@ async fn a_second_signal_means_now() {
     harness::until("it drains", || std::net::TcpStream::connect(sidecar.outbound()).is_err()).await;
     assert!(sidecar.ended().is_none(), "it waits for the stream");
     sidecar.signal("TERM");
-    let ended = tokio::task::spawn_blocking(move || {
-        let status = (0..1_000).find_map(|_| {
-            std::thread::sleep(Duration::from_millis(10));
-            sidecar.ended()
-        });
-        (status, sidecar)
-    });
-    let (status, sidecar) = ended.await.expect("the process is watched");
-    assert_eq!(status.and_then(|status| status.code()), Some(0));
+    let (sidecar, code) = end(sidecar).await;
+    assert_eq!(code, Some(0));
     assert!(sidecar.record().iter().any(|entry| entry["code"] == "stop"), "the record is closed");
     drop(parts);
 }
