@@ -214,29 +214,36 @@ impl Passage {
         let (mut near_read, mut near_write) = near.into_split();
         let (mut far_read, mut far_write) = far.into_split();
         let out = async {
-            let held = held_back(&mut gate, early, &mut near_read, &mut far_write, idle).await?;
-            Ok::<_, String>(held + copy(&mut near_read, &mut far_write, idle).await)
+            let (held, open) = held_back(&mut gate, early, &mut near_read, &mut far_write, idle).await?;
+            if open {
+                return Ok(held + copy(&mut near_read, &mut far_write, idle).await);
+            }
+            // What was to come cannot be judged any more.
+            let _ = far_write.shutdown().await;
+            Ok::<_, String>(held)
         };
         let back = copy(&mut far_read, &mut near_write, idle);
-        tokio::pin!(out, back);
-        let mut outcome = exchange.record(Phase::Outcome, None);
-        let (sent, received) = tokio::select! {
-            () = sidecar.until_killed() => {
-                outcome.code = Some(Code::Killed.as_str().to_owned());
-                "all calls are stopped by the kill switch".clone_into(&mut outcome.reason);
-                (0, 0)
+        let both = async {
+            tokio::pin!(out, back);
+            tokio::select! {
+                sent = &mut out => Ok((sent?, back.await)),
+                received = &mut back => Ok((out.await?, received)),
             }
-            sent = &mut out => match sent {
-                Ok(sent) => (sent, back.await),
-                Err(why) => {
-                    outcome.code = Some(Code::Unjudgeable.as_str().to_owned());
-                    outcome.reason = why;
-                    sidecar.metrics.refused(Code::Unjudgeable);
-                    (0, 0)
-                }
-            },
-            received = &mut back => (out.await.unwrap_or(0), received),
         };
+        let ended = tokio::select! {
+            biased;
+            () = sidecar.until_killed() => {
+                Err((Code::Killed, "all calls are stopped by the kill switch".to_owned()))
+            }
+            ended = both => ended.map_err(|why| (Code::Unjudgeable, why)),
+        };
+        let mut outcome = exchange.record(Phase::Outcome, None);
+        let (sent, received) = ended.unwrap_or_else(|(code, why)| {
+            sidecar.metrics.refused(code);
+            outcome.code = Some(code.as_str().to_owned());
+            outcome.reason = why;
+            (0, 0)
+        });
         outcome.status = outcome.code.is_none().then_some(200);
         outcome.bytes = Some([sent, received]);
         outcome.latency_us = Some(exchange.since.micros());
@@ -246,25 +253,28 @@ impl Passage {
     }
 }
 
-/// Sends on what the agent says first, as far as the gate lets it, until all may pass or the agent has ended. Returns the
-/// number of bytes; the error is the gate's.
+/// Sends on what the agent says first, as far as the gate lets it, until all may pass or the agent has ended or fallen
+/// silent. Returns the number of bytes, and whether all that follows may pass; the error is the gate's.
 async fn held_back(
     gate: &mut Gate,
     mut held: BytesMut,
     from: &mut (impl AsyncReadExt + Unpin),
     to: &mut (impl AsyncWriteExt + Unpin),
     idle: std::time::Duration,
-) -> Result<u64, String> {
+) -> Result<(u64, bool), String> {
     let mut sent = 0;
     loop {
         let passed = gate.look(&held)?;
         let part = held.split_to(passed.bytes.min(held.len()));
         if to.write_all(&part).await.is_err() {
-            return Ok(sent);
+            return Ok((sent, false));
         }
         sent += part.len() as u64;
-        if passed.open || !matches!(tokio::time::timeout(idle, from.read_buf(&mut held)).await, Ok(Ok(1..))) {
-            return Ok(sent);
+        if passed.open {
+            return Ok((sent, true));
+        }
+        if !matches!(tokio::time::timeout(idle, from.read_buf(&mut held)).await, Ok(Ok(1..))) {
+            return Ok((sent, false));
         }
     }
 }

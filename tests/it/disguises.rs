@@ -4,8 +4,9 @@ use harness::fake::{self, Fake};
 use harness::sidecar::ALLOW;
 use harness::{RawFake, Sidecar, client, raw, setting};
 use serde_json::json;
-use tokio::io::AsyncWriteExt;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
+use tokio::sync::mpsc;
 
 const JSON: &str = "application/json";
 const TOKEN: &str = "ghp_0123456789abcdefghijABCDEFGHIJ012345";
@@ -217,11 +218,68 @@ async fn the_kill_file_ends_what_is_open() {
     let mut tunnel = client::connect(&sidecar, "echo.test:7", "").await.expect("a tunnel");
     tunnel.write_all(b"\0hello").await.expect("a tunnel");
     let mut back = [0; 6];
-    tokio::io::AsyncReadExt::read_exact(&mut tunnel, &mut back).await.expect("an echo");
+    tunnel.read_exact(&mut back).await.expect("an echo");
     std::fs::write(sidecar.state().join("kill"), "").expect("a file");
     raw::closed(&mut stream).await;
     raw::closed(&mut tunnel).await;
     let ended =
         sidecar.recorded_times(2, |entry| entry["phase"] == "outcome" && entry["code"] == "killed").await;
     assert_eq!(ended.len(), 2);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_waits_in_a_tunnel_until_nobody_looks_does_not_pass() {
+    let (heard, mut hears) = mpsc::channel(1);
+    let far = RawFake::start(move |mut tcp| {
+        let heard = heard.clone();
+        async move {
+            let mut all = Vec::new();
+            // However it ends, what came is what counts.
+            let _ = tcp.read_to_end(&mut all).await;
+            heard.send(all).await.expect("a listener");
+        }
+    })
+    .await;
+    let rule = "  rules: [{id: raw, match: {points: [net.connect]}, decision: allow}]\n";
+    let spec = format!(
+        "  hosts: {{\"far.test\": \"{}\"}}\n  tls: {{passthrough: [far.test]}}\n  limits: {{idleTimeout: 1s}}\n",
+        far.url().trim_start_matches("http://"),
+    );
+    let sidecar = Sidecar::start(&spec, &[("raw.yaml", &setting::policy("raw", rule))]);
+    let mut tunnel = client::connect(&sidecar, "far.test:80", "").await.expect("a tunnel");
+    tunnel.write_all(b"GET / HT").await.expect("a tunnel");
+    // The agent's move, not a wait for something: it stays silent for longer than the idle time.
+    tokio::time::sleep(std::time::Duration::from_millis(1_500)).await;
+    // The tunnel may be closed by now.
+    let _ = tunnel.write_all(b"TP/1.1\r\nHost: far.test\r\n\r\n").await;
+    let all = hears.recv().await.expect("the far side's word");
+    assert!(all.is_empty(), "{}", all.escape_ascii());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_kill_file_ends_a_tunnel_that_one_side_has_ended() {
+    let (ended, mut ends) = mpsc::channel(1);
+    let far = RawFake::start(move |mut tcp| {
+        let ended = ended.clone();
+        async move {
+            tcp.shutdown().await.expect("a connection");
+            // However it ends.
+            let _ = tcp.read_to_end(&mut Vec::new()).await;
+            ended.send(()).await.expect("a listener");
+        }
+    })
+    .await;
+    let rule = "  rules: [{id: raw, match: {points: [net.connect]}, decision: allow}]\n";
+    let spec = format!(
+        "  hosts: {{\"far.test\": \"{}\"}}\n  tls: {{passthrough: [far.test]}}\n",
+        far.url().trim_start_matches("http://"),
+    );
+    let sidecar = Sidecar::start(&spec, &[("raw.yaml", &setting::policy("raw", rule))]);
+    let mut tunnel = client::connect(&sidecar, "far.test:7", "").await.expect("a tunnel");
+    raw::closed(&mut tunnel).await;
+    tunnel.write_all(b"\0upload").await.expect("a tunnel");
+    std::fs::write(sidecar.state().join("kill"), "").expect("a file");
+    let end = tokio::time::timeout(std::time::Duration::from_secs(10), ends.recv()).await;
+    assert!(matches!(end, Ok(Some(()))), "the far side sees the end");
+    sidecar.recorded(|entry| entry["phase"] == "outcome" && entry["code"] == "killed").await;
 }
