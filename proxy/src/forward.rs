@@ -234,7 +234,7 @@ fn unanswered(sidecar: &Sidecar, exchange: Exchange, held: Held, fault: &Fault, 
     outcome.reason.clone_from(&refusal.reason);
     outcome.status = Some(refusal.status);
     outcome.latency_us = Some(exchange.since.micros());
-    if left && fault.timeout {
+    if left && !fault.untouched {
         let reserved = held.reserved;
         outcome.cost_usd = Some(reserved.usd);
         outcome.budget = held.settle(reserved);

@@ -11,6 +11,7 @@ use sideguard_runtime::clock;
 use sideguard_types::audit::{Amounts, Phase, Record, Spend};
 use sideguard_types::call::Caller;
 use sideguard_types::refusal::{Code, Refusal};
+use sideguard_types::resource::Unit;
 use sideguard_types::time::Timestamp;
 use sideguard_types::units::{MicroUsd, Tokens};
 
@@ -304,7 +305,7 @@ fn exhausted(sidecar: &Sidecar, exhausted: &Exhausted, now: Timestamp) -> Refusa
     let mut refusal =
         Refusal::new(if soon { Code::RateLimited } else { Code::BudgetExhausted }, rule, reason);
     refusal.reset_at = exhausted.reset_at;
-    if exhausted.alone {
+    if exhausted.alone && matches!(exhausted.unit, Unit::Tokens | Unit::OutputTokens | Unit::Usd) {
         refusal.hint = Some(
             "the call alone is larger than the whole budget: a smaller output cap may let it fit".to_owned(),
         );

@@ -308,3 +308,19 @@ async fn only_a_call_that_is_larger_than_the_whole_budget_is_told_so() {
         assert_eq!((reply.status, text.contains("larger than the whole budget")), (status, alone), "{text}");
     }
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_call_that_an_upstream_took_and_did_not_answer_is_charged_what_was_held() {
+    let upstream = harness::RawFake::start(|mut tcp| async move {
+        harness::raw::message(&mut tcp).await;
+    })
+    .await;
+    let budget = setting::budget("unit: tokens, amount: 1000, window: 1h, per: agent");
+    let sidecar =
+        Sidecar::start(&setting::at(&upstream.url(), ""), &[("allow.yaml", ALLOW), ("b.yaml", &budget)]);
+    let ask = model::ask("hi", r#","max_completion_tokens":500"#);
+    let reply = client::post(&sidecar, "/openai/v1/chat/completions", ask).await;
+    assert_eq!(reply.status, 502, "{}", reply.text());
+    let (spent, held) = setting::account(&setting::status(&sidecar).await);
+    assert!(spent >= 500.0 && held == 0.0, "{spent} {held}");
+}
