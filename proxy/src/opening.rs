@@ -75,6 +75,8 @@ pub(crate) struct Gate {
     rules: Rules,
     /// Whether a hello has passed.
     greeted: bool,
+    /// Whether data may come before a second hello: a server that wants one skips it (RFC 8446, section 4.2.10).
+    early: bool,
 }
 
 /// How much of what is held may go on.
@@ -87,7 +89,7 @@ pub(crate) struct Passed {
 
 impl Gate {
     pub(crate) const fn new(rules: Rules) -> Self {
-        Self { rules, greeted: false }
+        Self { rules, greeted: false, early: false }
     }
 
     /// Looks at the bytes that are held. The error says why none of them may go on.
@@ -125,6 +127,7 @@ impl Gate {
         let Some(hello) = hello::read(bytes).map_err(|error| error.to_string())? else { return Ok(None) };
         self.check(&hello)?;
         self.greeted = true;
+        self.early |= hello.early_data;
         let mut length = 0_usize;
         // All records up to the end of the hello: it is whole, so that their lengths are there.
         while length < hello.length {
@@ -162,6 +165,8 @@ impl Gate {
             (Some(&(CHANGE_CIPHER_SPEC | ALERT)), _) => Ok((bytes.len() >= length).then_some(length)),
             (Some(&HANDSHAKE | &APPLICATION_DATA), None) => Ok(None),
             (Some(&HANDSHAKE), Some(1)) => self.hello(bytes),
+            // Nobody can tell the last early data from the first after it: each record is looked at to the end.
+            (Some(&APPLICATION_DATA), _) if self.early => Ok((bytes.len() >= length).then_some(length)),
             (Some(&HANDSHAKE | &APPLICATION_DATA), _) => Ok(Some(0)),
             _ => Err("the tunnel holds something other than TLS after the hello".to_owned()),
         }
@@ -263,6 +268,13 @@ mod tests {
         ] {
             assert!(gate(true, false).look(&[&own[..], strange].concat()).is_err(), "{strange:?}");
         }
+        // Early data, which a server that wants another hello skips, does not end the looking.
+        let mut early = gate(false, false);
+        assert!(early.look(&own).is_ok());
+        early.early = true;
+        let junk = [&ccs[..], &data].concat();
+        assert_eq!(early.look(&junk), Ok(Passed { bytes: junk.len(), open: false }));
+        assert!(early.look(&[&data[..], &hello("evil.example")].concat()).is_err());
         // In pieces, as a client sends them.
         let mut one = gate(false, false);
         assert_eq!(one.look(&own).map(|passed| passed.open), Ok(false));

@@ -10,6 +10,8 @@ const CLIENT_HELLO: u8 = 1;
 const SERVER_NAME: u16 = 0;
 /// `encrypted_client_hello` (RFC 9849).
 const ECH: u16 = 0xfe0d;
+/// `early_data` (RFC 8446, section 4.2.10).
+const EARLY_DATA: u16 = 42;
 
 /// What a hello says.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -18,6 +20,8 @@ pub struct Hello {
     pub server_name: Option<String>,
     /// Whether an encrypted hello stands in it, whose name may be another one.
     pub encrypted: bool,
+    /// Whether data may follow at once, and another hello after it.
+    pub early_data: bool,
     /// Bytes of the records that hold it.
     pub length: usize,
 }
@@ -118,7 +122,7 @@ fn body_of(body: &[u8]) -> Result<Hello, HelloError> {
     hello.take(suites)?;
     let compressions = hello.byte()?;
     hello.take(compressions)?;
-    let mut found = Hello { server_name: None, encrypted: false, length: 0 };
+    let mut found = Hello { server_name: None, encrypted: false, early_data: false, length: 0 };
     if hello.0.is_empty() {
         return Ok(found);
     }
@@ -137,6 +141,7 @@ fn body_of(body: &[u8]) -> Result<Hello, HelloError> {
         match kind {
             SERVER_NAME => found.server_name = Some(server_name(data)?),
             ECH => found.encrypted = true,
+            EARLY_DATA => found.early_data = true,
             _ => {}
         }
     }
@@ -248,6 +253,7 @@ mod tests {
     fn what_could_be_read_in_two_ways_is_refused() {
         let one = sni(&["a.example"]);
         assert!(read(&with_extensions(&[(0, &one)])).is_ok_and(|hello| hello.is_some()));
+        assert!(read(&with_extensions(&[(42, b"")])).is_ok_and(|hello| hello.is_some_and(|h| h.early_data)));
         let none = read(&with_extensions(&[(16, b"\0\x03\x02h2")])).expect("a hello").expect("all of it");
         assert_eq!(none.server_name, None);
         assert!(
