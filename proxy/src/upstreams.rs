@@ -159,8 +159,8 @@ impl Upstreams {
         for upstream in all.into_iter().map(Arc::new) {
             upstreams.names.push(upstream.name.clone());
             let here = upstreams.by_address.entry((upstream.base.to.clone(), upstream.base.tls)).or_default();
-            here.push(Arc::clone(&upstream));
-            // Of two at one place the later one goes first.
+            // Of two at one place the later one goes first: the operator's own before one that is built in.
+            here.insert(0, Arc::clone(&upstream));
             here.sort_by_key(|one| std::cmp::Reverse(one.base.path.len()));
             upstreams.by_name.insert(upstream.name.clone(), upstream);
         }
@@ -321,6 +321,15 @@ mod tests {
             assert_eq!(at(target).as_deref(), Some(name), "{target}");
         }
         assert!(upstreams.at(&to, false, "/mail").is_none());
+        let own = UpstreamSpec { base_url: "https://api.openai.com".to_owned(), ..spec("") };
+        let upstreams = Upstreams::new([("team", &own)].into_iter(), &Canary).expect("valid upstreams");
+        let to = HostPort { host: "api.openai.com".to_owned(), port: 443 };
+        for target in ["/v1/models", "/"] {
+            assert_eq!(
+                upstreams.at(&to, true, target).map(|found| found.name.clone()).as_deref(),
+                Some("team")
+            );
+        }
     }
 
     #[test]
