@@ -193,7 +193,7 @@ fn plain_item(
     }
     let mut class = exchange.policy.set.classifier().http(&route.to.host, &exchange.method, route.path());
     // A WebSocket begins as a GET and goes both ways from then on.
-    if headers.contains_key(header::UPGRADE) {
+    if headers.get_all(header::UPGRADE).iter().any(|to| to.as_bytes().eq_ignore_ascii_case(b"websocket")) {
         class.verb = class.verb.max(Verb::Write);
     }
     let whole = (!body.is_empty()).then_some(0..body.len());

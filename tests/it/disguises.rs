@@ -30,8 +30,10 @@ async fn refused(sidecar: &Sidecar, code: &str, request: &str, headers: &str, bo
 async fn a_denied_path_is_denied_however_it_is_spelled() {
     let fake = Fake::json("{}").await;
     let rules = "  rules:\n    - {id: no-admin, match: {paths: [\"/admin\", \"/admin/*\"]}, decision: deny, reason: never}\n    \
+        - {id: no-cel, when: 'path.startsWith(\"/cel\")', decision: deny, reason: never}\n    \
         - {id: no-harm, match: {risk_tags: [destructive]}, decision: deny, reason: never}\n";
-    let policies = [("allow.yaml", ALLOW), ("p.yaml", &*setting::policy("p", rules))];
+    let catalog = "apiVersion: sideguard.dev/v1\nkind: ToolCatalog\nmetadata: {name: c}\nspec:\n  tools: [{tool: \"POST /note\", risk_tags: [destructive]}]\n";
+    let policies = [("allow.yaml", ALLOW), ("p.yaml", &*setting::policy("p", rules)), ("c.yaml", catalog)];
     let sidecar = Sidecar::start(&setting::upstreams(&fake), &policies);
     for path in [
         "/admin",
@@ -55,7 +57,15 @@ async fn a_denied_path_is_denied_however_it_is_spelled() {
         refused(&sidecar, "unjudgeable", &format!("GET /web{path}"), "", b"").await;
     }
     assert_eq!(fake.connections().accepted(), 0, "{:?}", fake.seen());
-    for path in ["/administrator", "/@types%2fnode", "/web/https://a.example/", "/a%20b"] {
+    // So does a rule that says it in CEL, and a catalog's word is taken for the stricter reading.
+    for path in ["/cel", "//cel", "/%63el/x"] {
+        refused(&sidecar, "policy_denied", &format!("GET /web{path}"), "", b"").await;
+    }
+    for path in ["/note", "/%6eote", "//note", "/./note"] {
+        refused(&sidecar, "policy_denied", &format!("POST /web{path}"), "", b"").await;
+    }
+    assert_eq!(fake.connections().accepted(), 0, "{:?}", fake.seen());
+    for path in ["/administrator", "/dists/./stable", "/@types%2fnode", "/web/https://a.example/", "/a%20b"] {
         let (head, text) = say(&sidecar, &format!("GET /web{path}"), "", b"").await;
         assert!(head.starts_with("HTTP/1.1 200 "), "{path}: {head}{text}");
     }
@@ -118,6 +128,8 @@ async fn json_rpc_is_judged_by_whatever_method_and_type_it_comes() {
     let film = b"\0\0\0\x18ftypmp42\0\0\0\0mp42isom";
     // So does a gRPC message, whose length may be that of a brace.
     let grpc = [&b"\0\0\0\0{"[..], &[b'a'; 0x7b]].concat();
+    let (head, text) = say(&sidecar, "PUT /web/film", "", film).await;
+    assert!(head.starts_with("HTTP/1.1 200 "), "{head}{text}");
     for body in [&film[..], &grpc, b"\0\0\0\0[\x0a\x03abc", b"\0{\0\0\0\0"] {
         let (head, text) =
             say(&sidecar, "PUT /web/film", "Content-Type: application/octet-stream\r\n", body).await;
@@ -128,7 +140,7 @@ async fn json_rpc_is_judged_by_whatever_method_and_type_it_comes() {
 #[tokio::test(flavor = "multi_thread")]
 async fn content_is_found_however_it_is_escaped_and_in_the_query_too() {
     let fake = Fake::json("{}").await;
-    let rule = "  rules: [{id: no-secrets, match: {content: {detectors: [github-token], patterns: [\"top-secret\"]}}, decision: deny, reason: never}]\n";
+    let rule = "  rules: [{id: no-secrets, match: {content: {detectors: [github-token, aws-key], patterns: [\"top-secret\"]}}, decision: deny, reason: never}]\n";
     let policies = [("allow.yaml", ALLOW), ("p.yaml", &*setting::policy("p", rule))];
     let spec =
         format!("  hosts: {{\"elsewhere.test\": \"{}\"}}\n{}", fake.address(), setting::upstreams(&fake));
@@ -155,6 +167,15 @@ async fn content_is_found_however_it_is_escaped_and_in_the_query_too() {
         assert!(head.starts_with("HTTP/1.1 403 ") && text.contains("policy_denied"), "{query}: {head}{text}");
     }
     assert_eq!(fake.connections().accepted(), 0, "{:?}", fake.seen());
+    // The id of the key that a URL is signed with is no secret; what stands behind it may be one.
+    let signed = "X-Amz-Credential=AKIAIOSFODNN7EXAMPLE%2F20261127%2Fus-east-1%2Fs3";
+    for (query, status) in [(signed.to_owned(), "200"), (format!("{signed}&d={percent}"), "403")] {
+        let mut tcp = TcpStream::connect(sidecar.outbound()).await.expect("the outbound port");
+        let head = format!("GET http://elsewhere.test/x?{query} HTTP/1.1\r\nHost: elsewhere.test\r\n\r\n");
+        tcp.write_all(head.as_bytes()).await.expect("a request");
+        let (head, _) = raw::message(&mut tcp).await;
+        assert!(head.starts_with(&format!("HTTP/1.1 {status} ")), "{query}: {head}");
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

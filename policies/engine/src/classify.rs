@@ -111,7 +111,20 @@ impl Classifier {
         let operation = words::read(method).operation;
         let topic = format!("job.{service}.{operation}");
         let alias = in_path.map(|word| format!("job.{service}.{word}"));
-        derived(topic, alias, verb, &tags, self.http_entry(host, method, path, &plain))
+        let entry = self.http_entry(host, method, path);
+        let mut class = derived(topic.clone(), alias.clone(), verb, &tags, entry);
+        if plain != path {
+            // A server may read it so, or not: of both the stricter.
+            let other = derived(topic, alias, verb, &tags, self.http_entry(host, method, &plain));
+            class.verb = class.verb.max(other.verb);
+            for tag in other.risk_tags {
+                if !class.risk_tags.contains(&tag) {
+                    class.risk_tags.push(tag);
+                }
+            }
+            class.alias = class.alias.or_else(|| Some(other.topic).filter(|topic| *topic != class.topic));
+        }
+        class
     }
 
     /// The class of a call to a model provider. Asking a model changes nothing; what creates, changes or deletes
@@ -173,10 +186,10 @@ impl Classifier {
         })
     }
 
-    fn http_entry(&self, host: &str, method: &str, path: &str, plain: &str) -> Option<&Entry> {
+    fn http_entry(&self, host: &str, method: &str, path: &str) -> Option<&Entry> {
         self.first(&[], |entry| match &entry.tool {
             ToolGlob::Http(methods, paths) => {
-                methods.matches(method) && (paths.matches(path) || paths.matches(plain)) && entry.on(host)
+                methods.matches(method) && paths.matches(path) && entry.on(host)
             }
             ToolGlob::Named(_) => false,
         })

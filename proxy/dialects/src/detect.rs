@@ -132,7 +132,7 @@ fn by_looks<'g>(method: &str, path: &str, content_type: Option<&str>, body: &[u8
             "the content type names a character set that cannot be judged: send UTF-8".to_owned(),
         );
     }
-    if is_wide_json(body) || content_type.is_none_or(is_json) && is_wide(body) {
+    if is_wide_json(body) || content_type.is_some_and(is_json) && is_wide(body) {
         return unjudgeable(
             "the body is JSON in UTF-16 or UTF-32, or has a byte order mark: send UTF-8".to_owned(),
         );
@@ -186,9 +186,9 @@ fn charsets(content_type: &str) -> impl Iterator<Item = String> {
     })
 }
 
-/// UTF-8 or a part of it.
+/// Whether all that means something in JSON is the same as in UTF-8; what else there is must be valid UTF-8 anyway.
 fn is_utf8(charset: &str) -> bool {
-    matches!(charset, "utf-8" | "utf8" | "us-ascii" | "ascii")
+    matches!(charset, "utf-8" | "utf8" | "us-ascii" | "ascii" | "iso-8859-1" | "windows-1252")
 }
 
 /// The first byte that is not white space.

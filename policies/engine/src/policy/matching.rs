@@ -1,5 +1,7 @@
 //! The `match` of a rule, compiled.
 
+use std::borrow::Cow;
+
 use sideguard_types::call::{Call, Point, Verb};
 
 use crate::content::Content;
@@ -151,10 +153,9 @@ impl Match {
             }),
             Key::Capabilities => call.caller.capabilities.iter().any(|own| any(&self.capabilities, own)),
             Key::Delegation => self.delegation.as_ref().is_some_and(|limits| limits.fits(&call.caller.chain)),
-            Key::Content => self
-                .content
-                .as_ref()
-                .is_some_and(|content| content.finds(call.content) || content.finds(call.query.as_bytes())),
+            Key::Content => self.content.as_ref().is_some_and(|content| {
+                content.finds(call.content) || content.finds(unsigned(call.query).as_bytes())
+            }),
         }
     }
 
@@ -186,6 +187,24 @@ impl Match {
             _ => !self.globs(key).is_empty(),
         }
     }
+}
+
+/// A query without the id of the key that it is signed with (AWS Signature Version 4, "query string"): the id is public.
+fn unsigned(query: &str) -> Cow<'_, str> {
+    const IDS: [&str; 2] = ["X-Amz-Credential=", "AWSAccessKeyId="];
+    /// Characters of an id.
+    const ID: usize = 20;
+    let mut rest = Cow::Borrowed(query);
+    for name in IDS {
+        let start = rest.find(name).map(|at| at.saturating_add(name.len()));
+        if let Some((before, after)) = start.and_then(|start| rest.split_at_checked(start))
+            && let Some((id, after)) = after.split_at_checked(ID)
+            && (id.starts_with("AKIA") || id.starts_with("ASIA"))
+        {
+            rest = Cow::Owned([before, after].concat());
+        }
+    }
+    rest
 }
 
 fn any(globs: &[Glob], text: &str) -> bool {

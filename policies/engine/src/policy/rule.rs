@@ -9,6 +9,7 @@ use sideguard_types::resource::Per;
 use sideguard_types::verdict::{Approval, Constraints, Decision};
 
 use super::Match;
+use crate::path;
 use crate::when::{Facts, When};
 
 /// What a rule or a default answers; made once, shared by every verdict.
@@ -70,12 +71,31 @@ impl Rule {
         }
         match self.when.as_ref().map(|when| when.holds(facts)) {
             Some(Err(why)) => return Outcome::Fault(why),
-            Some(Ok(false)) => return Outcome::Apart,
+            Some(Ok(false)) => match self.otherwise(call, moment) {
+                Outcome::Applies => {}
+                other => return other,
+            },
             Some(Ok(true)) | None => {}
         }
         match &self.velocity {
             Some(velocity) if !velocity.exceeded(&self.answer.rule, call, moment) => Outcome::Apart,
             _ => Outcome::Applies,
+        }
+    }
+}
+
+impl Rule {
+    /// Whether `when` of a rule that restricts holds for the path as another server may read it.
+    fn otherwise(&self, call: &Call<'_>, moment: Moment<'_>) -> Outcome {
+        let plain = path::plain(call.path);
+        let Some(when) = self.when.as_ref().filter(|_| self.restricts() && plain != call.path) else {
+            return Outcome::Apart;
+        };
+        let call = Call { path: &plain, ..call.clone() };
+        match when.holds(&Facts::new(&call, moment.now)) {
+            Ok(true) => Outcome::Applies,
+            Ok(false) => Outcome::Apart,
+            Err(why) => Outcome::Fault(why),
         }
     }
 }
