@@ -1,10 +1,12 @@
 //! Documents: named values with revisions, changed together or not at all, listed, watched, and gone after a time.
 
 use std::fmt;
+use std::sync::Arc;
 
 use async_trait::async_trait;
 use bytes::Bytes;
 use futures_util::stream::{self, BoxStream, StreamExt};
+use parking_lot::Mutex;
 use sideguard_types::time::Timestamp;
 use tokio::sync::broadcast;
 use tokio::sync::broadcast::error::RecvError;
@@ -184,29 +186,39 @@ pub(crate) fn check(edits: &[Edit]) -> Result<(), StoreError> {
         return Err(StoreError::Invalid(format!("`{twice}` is edited twice at once")));
     }
     match edits.iter().find(|edit| edit.value.as_ref().is_some_and(|value| value.len() > LARGEST_VALUE)) {
-        Some(large) => {
-            Err(StoreError::Invalid(format!("the value of `{}` is larger than {LARGEST_VALUE} bytes", large.key)))
-        }
+        Some(large) => Err(StoreError::Invalid(format!(
+            "the value of `{}` is larger than {LARGEST_VALUE} bytes",
+            large.key
+        ))),
         None => Ok(()),
     }
 }
 
 /// Hands changes to the watchers of this process.
 #[derive(Debug, Clone)]
-pub(crate) struct Feed(broadcast::Sender<Change>);
+pub(crate) struct Feed(Arc<Mutex<Option<broadcast::Sender<Change>>>>);
 
 impl Feed {
     pub(crate) fn new() -> Self {
-        Self(broadcast::Sender::new(FEED))
+        Self(Arc::new(Mutex::new(Some(broadcast::Sender::new(FEED)))))
     }
 
     pub(crate) fn tell(&self, change: Change) {
-        // An error means that nobody watches.
-        let _ = self.0.send(change);
+        if let Some(sender) = &*self.0.lock() {
+            // An error means that nobody watches.
+            let _ = sender.send(change);
+        }
+    }
+
+    /// Ends all watches.
+    pub(crate) fn close(&self) {
+        self.0.lock().take();
     }
 
     pub(crate) fn watch(&self, scope: Scope) -> Changes {
-        let receiver = self.0.subscribe();
+        let Some(receiver) = self.0.lock().as_ref().map(broadcast::Sender::subscribe) else {
+            return stream::empty().boxed();
+        };
         stream::unfold((receiver, scope), |(mut receiver, scope)| async move {
             loop {
                 let change = match receiver.recv().await {
@@ -239,7 +251,7 @@ mod tests {
         }
         assert_eq!(changes.next().now_or_never(), Some(Some(Change::Resync)));
         assert_eq!(changes.next().now_or_never(), Some(Some(Change::Changed { key, revision: Revision(1) })));
-        drop(feed);
+        feed.close();
         let rest = changes.collect::<Vec<_>>().now_or_never().expect("it ends");
         assert_eq!(rest.len(), FEED - 1);
     }

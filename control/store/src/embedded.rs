@@ -100,6 +100,7 @@ impl Backend for Embedded {
             reader.close().await;
         }
         self.writer.close().await;
+        self.feed.close();
     }
 }
 

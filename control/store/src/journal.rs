@@ -47,7 +47,8 @@ pub trait Journal: Send + Sync + fmt::Debug {
     ///
     /// # Errors
     /// When the store is away, closed or broken.
-    async fn streams(&self, scope: &Scope, after: Option<&Key>, limit: usize) -> Result<Vec<Key>, StoreError>;
+    async fn streams(&self, scope: &Scope, after: Option<&Key>, limit: usize)
+    -> Result<Vec<Key>, StoreError>;
 
     /// Gives up the entries before `position`, or the end of the journal. Some of them may stay readable; the entries
     /// from `position` on and the end stay as they are.
@@ -63,7 +64,9 @@ pub(crate) fn check(key: &Key, from: u64, entries: &[Bytes]) -> Result<(), Store
         return Err(StoreError::Invalid(format!("more than {MOST_ENTRIES} entries at once for `{key}`")));
     }
     if entries.iter().any(|entry| entry.len() > LARGEST_ENTRY) {
-        return Err(StoreError::Invalid(format!("an entry for `{key}` is larger than {LARGEST_ENTRY} bytes")));
+        return Err(StoreError::Invalid(format!(
+            "an entry for `{key}` is larger than {LARGEST_ENTRY} bytes"
+        )));
     }
     // What SQLite holds, and far more than will ever be written.
     if from > (1 << 62) {

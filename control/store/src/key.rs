@@ -157,7 +157,11 @@ pub struct KeyError {
 
 impl KeyError {
     fn path(text: &str) -> Self {
-        Self { what: "path", others: "`-`, `.`, `_` and `:`, with `/` between segments", text: text.to_owned() }
+        Self {
+            what: "path",
+            others: "`-`, `.`, `_` and `:`, with `/` between segments",
+            text: text.to_owned(),
+        }
     }
 }
 
@@ -203,7 +207,9 @@ mod tests {
             assert!(Key::new(tenant, "x").is_err(), "{tenant}");
         }
         let long = "a".repeat(401);
-        for path in ["", "/", "/a", "a/", "a//b", "A", "..", "a/../b", "a/.", "a b", "a\n", "a*", "a>", "a\0", &long] {
+        for path in
+            ["", "/", "/a", "a/", "a//b", "A", "..", "a/../b", "a/.", "a b", "a\n", "a*", "a>", "a\0", &long]
+        {
             assert!(Key::new("t", path).is_err(), "{path}");
         }
     }
@@ -225,7 +231,11 @@ mod tests {
             for (scope, holds) in [(&jobs, below), (&whole, within), (&EveryTenant.into(), true)] {
                 assert_eq!(scope.holds(&key), holds, "{key} in {scope:?}");
                 let (start, end) = (scope.start(), scope.end());
-                assert_eq!(start <= key.as_str() && key.as_str() < end.as_str(), holds, "{key} {start} {end}");
+                assert_eq!(
+                    start <= key.as_str() && key.as_str() < end.as_str(),
+                    holds,
+                    "{key} {start} {end}"
+                );
             }
         }
     }

@@ -13,7 +13,6 @@ pub mod journal;
 pub mod key;
 pub mod ledger;
 pub mod notices;
-#[cfg(any())]
 mod shared;
 
 use std::fmt;
@@ -72,6 +71,17 @@ impl Store {
     /// [`StoreError::Broken`] when files cannot be made, read or locked.
     pub async fn open_embedded(dir: &Path) -> Result<Self, StoreError> {
         embedded::open(dir).await
+    }
+
+    /// Connects to the store in Redis and NATS JetStream; everything in it carries `namespace`, so that several stores
+    /// can share servers. `redis_url` is like `redis://user:password@host:6379/0`, `nats_url` like
+    /// `nats://user:password@host:4222`, or several with commas between.
+    ///
+    /// # Errors
+    /// [`StoreError::Away`] when a server does not answer; [`StoreError::Invalid`] for a bad URL or a namespace with
+    /// other than lower case letters, digits and `-`.
+    pub async fn open_shared(redis_url: &str, nats_url: &str, namespace: &str) -> Result<Self, StoreError> {
+        shared::open(redis_url, nats_url, namespace).await
     }
 
     /// Whether the store can be read and written now.

@@ -45,7 +45,8 @@ impl Documents for Embedded {
             }
             Ok((revision, changed))
         };
-        let (revision, _) = self.write(write, move |(revision, changed)| tell(&feed, *revision, changed)).await?;
+        let (revision, _) =
+            self.write(write, move |(revision, changed)| tell(&feed, *revision, changed)).await?;
         Ok(revision)
     }
 
@@ -131,7 +132,9 @@ fn apply(db: &Connection, edit: Edit, revision: Revision) -> Result<(), StoreErr
     let key = edit.key.as_str();
     match edit.value {
         Some(value) => db
-            .prepare_cached("INSERT OR REPLACE INTO documents (key, revision, value, expires) VALUES (?, ?, ?, ?)")?
+            .prepare_cached(
+                "INSERT OR REPLACE INTO documents (key, revision, value, expires) VALUES (?, ?, ?, ?)",
+            )?
             .execute(params![key, int(revision.0), &value[..], edit.expires.map(|end| end.0)])?,
         None => db.prepare_cached("DELETE FROM documents WHERE key = ?")?.execute([key])?,
     };

@@ -49,7 +49,12 @@ impl Journal for Embedded {
         self.read(move |db| Ok(find(db, &key)?.map_or(0, |(_, next)| next))).await
     }
 
-    async fn streams(&self, scope: &Scope, after: Option<&Key>, limit: usize) -> Result<Vec<Key>, StoreError> {
+    async fn streams(
+        &self,
+        scope: &Scope,
+        after: Option<&Key>,
+        limit: usize,
+    ) -> Result<Vec<Key>, StoreError> {
         let start = after.map_or("", Key::as_str).max(scope.start()).to_owned();
         let end = scope.end();
         let limit = i64::try_from(limit).unwrap_or(i64::MAX);

@@ -8,9 +8,7 @@ use super::documents::read_key;
 use super::{Embedded, int, uint};
 use crate::error::StoreError;
 use crate::key::Key;
-use crate::ledger::{
-    Balance, Hold, LeaseId, Ledger, Line, Standing, Turn, check, check_turn, other_lines,
-};
+use crate::ledger::{Balance, Hold, LeaseId, Ledger, Line, Standing, Turn, check, check_turn, other_lines};
 
 #[async_trait]
 impl Ledger for Embedded {
@@ -101,11 +99,17 @@ fn settle(db: &Connection, lease: &LeaseId, turn: &Turn) -> Result<Standing, Sto
         return Ok(Standing::Open { turn: settled, held: lines.into_iter().map(|(_, held)| held).collect() });
     }
     charge(db, lease, &lines, &turn.spent, &turn.keep)?;
-    db.prepare_cached("UPDATE leases SET turn = ?2, expires = ?3 WHERE key = ?1")?
-        .execute(params![lease.0.as_str(), int(turn.number), turn.expires.0])?;
+    db.prepare_cached("UPDATE leases SET turn = ?2, expires = ?3 WHERE key = ?1")?.execute(params![
+        lease.0.as_str(),
+        int(turn.number),
+        turn.expires.0
+    ])?;
     for (at, keep) in (0_i64..).zip(&turn.keep) {
-        db.prepare_cached("UPDATE lines SET held = ?3 WHERE lease = ?1 AND line = ?2")?
-            .execute(params![lease.0.as_str(), at, int(*keep)])?;
+        db.prepare_cached("UPDATE lines SET held = ?3 WHERE lease = ?1 AND line = ?2")?.execute(params![
+            lease.0.as_str(),
+            at,
+            int(*keep)
+        ])?;
     }
     Ok(Standing::Open { turn: turn.number, held: turn.keep.clone() })
 }

@@ -84,8 +84,10 @@ mod tests {
     fn commits_are_synced_before_they_are_acknowledged() {
         let dir = tempfile::tempdir().expect("a directory");
         let connection = super::open(dir.path(), &dir.path().join("store.db")).expect("a new database");
-        let mode: String = connection.pragma_query_value(None, "journal_mode", |row| row.get(0)).expect("a mode");
-        let level: i64 = connection.pragma_query_value(None, "synchronous", |row| row.get(0)).expect("a level");
+        let mode: String =
+            connection.pragma_query_value(None, "journal_mode", |row| row.get(0)).expect("a mode");
+        let level: i64 =
+            connection.pragma_query_value(None, "synchronous", |row| row.get(0)).expect("a level");
         assert_eq!((mode.as_str(), level), ("wal", 2));
     }
 }

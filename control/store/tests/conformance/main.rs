@@ -7,6 +7,7 @@ mod journal;
 mod ledger;
 mod model;
 mod notices;
+mod servers;
 mod stores;
 
 macro_rules! promises {
@@ -28,7 +29,7 @@ macro_rules! promises {
 macro_rules! every_store {
     ($($cases:tt)+) => {
         promises!(embedded: $($cases)+);
-        // promises!(shared: $($cases)+);
+        promises!(shared: $($cases)+);
     };
 }
 

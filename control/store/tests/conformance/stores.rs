@@ -1,9 +1,16 @@
 //! Fresh stores for the cases.
 
+use std::sync::atomic::{AtomicU32, Ordering};
+
 use sideguard_store::Store;
 use sideguard_store::key::Key;
 use sideguard_types::time::Timestamp;
 use tempfile::TempDir;
+
+use crate::servers::SERVERS;
+
+/// How many shared stores were made.
+static NUMBER: AtomicU32 = AtomicU32::new(0);
 
 /// A moment to start from.
 pub(crate) const NOW: Timestamp = Timestamp(1_795_000_000_000_000);
@@ -34,4 +41,12 @@ pub(crate) fn key(tenant: &str, path: &str) -> Key {
 
 pub(crate) fn after(seconds: u64) -> Timestamp {
     NOW.plus(std::time::Duration::from_secs(seconds))
+}
+
+pub(crate) async fn shared() -> Fresh {
+    let (redis, nats) = SERVERS.urls();
+    let namespace = format!("case-{}", NUMBER.fetch_add(1, Ordering::Relaxed));
+    let one = Store::open_shared(&redis, &nats, &namespace).await.expect("a store");
+    let other = Store::open_shared(&redis, &nats, &namespace).await.expect("a store");
+    Fresh { one, other, _dir: None }
 }
