@@ -67,7 +67,7 @@ pub(crate) async fn a_repeated_append_is_skipped_and_another_entry_is_a_fork(one
     ] {
         match other.journal.append(&journal, from, entries(texts)).await {
             Err(StoreError::Fork { key, position: told }) => {
-                assert_eq!((key, told), (journal.clone(), position))
+                assert_eq!((key, told), (journal.clone(), position));
             }
             answer => panic!("{answer:?}"),
         }

@@ -7,6 +7,7 @@ mod journal;
 mod ledger;
 mod model;
 mod notices;
+mod outage;
 mod servers;
 mod stores;
 

@@ -1,14 +1,14 @@
 //! The real servers that the shared store needs: started once for this program on free ports of the loopback, in
 //! directories of their own, and ended with it, however it ends.
 
+use std::fs::File;
 use std::io::{BufRead, BufReader, Read};
 use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{LazyLock, mpsc};
 use std::thread;
-
-use tempfile::TempDir;
 
 /// Both servers, shared by all cases that do not stop them.
 pub(crate) static SERVERS: LazyLock<Servers> = LazyLock::new(Servers::start);
@@ -76,23 +76,52 @@ fn nats_server() -> PathBuf {
     installed
 }
 
+/// A directory that a later run removes when this program has ended: nothing is dropped at the end of a program.
+struct ServerDir {
+    path: PathBuf,
+    _lock: File,
+}
+
+impl ServerDir {
+    fn new() -> Self {
+        static NUMBER: AtomicU32 = AtomicU32::new(0);
+        let root = Path::new(env!("CARGO_TARGET_TMPDIR")).join("servers");
+        std::fs::create_dir_all(&root).expect("a directory");
+        let all = File::create(root.join("lock")).expect("a lock");
+        all.lock().expect("a lock");
+        for entry in std::fs::read_dir(&root).expect("a directory") {
+            let path = entry.expect("an entry").path();
+            let over = File::open(path.join("lock")).is_ok_and(|lock| lock.try_lock().is_ok());
+            if over {
+                std::fs::remove_dir_all(&path).expect("a removal");
+            }
+        }
+        let name = format!("{}-{}", std::process::id(), NUMBER.fetch_add(1, Ordering::Relaxed));
+        let path = root.join(name);
+        std::fs::create_dir(&path).expect("a directory");
+        let lock = File::create(path.join("lock")).expect("a lock");
+        lock.lock().expect("a lock");
+        Self { path, _lock: lock }
+    }
+}
+
 /// A server that can be killed and started again on the same port and directory.
 pub(crate) struct Server {
     kind: Kind,
     pub(crate) port: u16,
-    dir: TempDir,
+    dir: ServerDir,
     child: parking_lot::Mutex<Option<Child>>,
 }
 
 impl Server {
     fn start(kind: Kind) -> Self {
-        let dir = tempfile::tempdir().expect("a directory");
+        let dir = ServerDir::new();
         // Another program may take a free port before the server does: then another one is tried.
         for _ in 0..5 {
             let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
             let port = listener.local_addr().expect("its address").port();
             drop(listener);
-            if let Some(child) = run(kind, port, dir.path()) {
+            if let Some(child) = run(kind, port, &dir.path) {
                 return Self { kind, port, dir, child: parking_lot::Mutex::new(Some(child)) };
             }
         }
@@ -106,9 +135,17 @@ impl Server {
         child.wait().expect("an end");
     }
 
+    /// Halts it, or lets it go on, with its connections open.
+    pub(crate) fn signal(&self, name: &str) {
+        let child = self.child.lock();
+        let id = child.as_ref().expect("it runs").id().to_string();
+        let status = Command::new("kill").args(["-s", name, &id]).status().expect("a signal");
+        assert!(status.success());
+    }
+
     /// Starts it again and returns when it takes connections.
     pub(crate) fn restart(&self) {
-        let child = run(self.kind, self.port, self.dir.path()).expect("it starts again");
+        let child = run(self.kind, self.port, &self.dir.path).expect("it starts again");
         *self.child.lock() = Some(child);
     }
 }
