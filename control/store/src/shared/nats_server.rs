@@ -6,9 +6,10 @@ use std::time::Duration;
 
 use async_nats::connection::State;
 use async_nats::jetstream::context::{ContextBuilder, PublishErrorKind};
-use async_nats::jetstream::message::PublishMessage;
+use async_nats::jetstream::message::{PublishMessage, StreamMessage};
 use async_nats::jetstream::stream::{
-    Config, DiscardPolicy, InfoError, LastRawMessageErrorKind, StorageType, Stream,
+    Config, DiscardPolicy, InfoError, LastRawMessageErrorKind, PurgeErrorKind, RawMessageError, StorageType,
+    Stream,
 };
 use async_nats::jetstream::{Context, ErrorCode};
 use async_nats::{Client, ConnectOptions, Subscriber};
@@ -21,6 +22,8 @@ use crate::key::Key;
 
 /// How long one request may take.
 const DEADLINE: Duration = Duration::from_millis(1500);
+/// The code with which JetStream says that it cannot do a request now.
+const UNAVAILABLE: usize = 503;
 /// How many notices a subscriber may leave waiting before it loses some.
 const WAITING: usize = 1024;
 
@@ -129,7 +132,13 @@ impl NatsServer {
     pub(super) async fn purge(&self, subject: &str, sequence: u64) -> Result<(), StoreError> {
         self.connected()?;
         let purge = self.stream.purge().filter(subject).sequence(sequence);
-        in_time(purge.into_future()).await?.map(|_| ()).map_err(away)
+        match in_time(purge.into_future()).await? {
+            Ok(_) => Ok(()),
+            Err(error) => match error.kind() {
+                PurgeErrorKind::JetStream(error) => Err(refused(error)),
+                PurgeErrorKind::Request | PurgeErrorKind::TimedOut => Err(away(error)),
+            },
+        }
     }
 
     /// The journals that have messages in subjects that match `filter`, in no order.
@@ -186,12 +195,7 @@ fn token_path(path: &str) -> String {
     path.replace('.', "=").replace('/', ".")
 }
 
-fn part(
-    answer: Result<
-        async_nats::jetstream::message::StreamMessage,
-        async_nats::jetstream::stream::RawMessageError,
-    >,
-) -> Result<Option<Part>, StoreError> {
+fn part(answer: Result<StreamMessage, RawMessageError>) -> Result<Option<Part>, StoreError> {
     match answer {
         Ok(message) => match Part::decode(message.sequence, message.payload) {
             Some(part) => Ok(Some(part)),
@@ -204,8 +208,19 @@ fn part(
             {
                 Ok(None)
             }
-            _ => Err(away(error)),
+            LastRawMessageErrorKind::JetStream(error) => Err(refused(error)),
+            LastRawMessageErrorKind::InvalidSubject => Err(StoreError::broken("reading a journal", error)),
+            LastRawMessageErrorKind::Other => Err(away(error)),
         },
+    }
+}
+
+/// What an error means that JetStream itself told: it is away while it has no leader, anything else is no outage.
+fn refused(error: async_nats::jetstream::Error) -> StoreError {
+    if error.code() == UNAVAILABLE {
+        away(error)
+    } else {
+        StoreError::broken("a request of jetstream", error)
     }
 }
 

@@ -18,7 +18,9 @@ macro_rules! promises {
                 $(#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
                 async fn $case() {
                     let fresh = crate::stores::$store().await;
-                    crate::$module::$case(fresh.one.clone(), fresh.other.clone()).await;
+                    let case = crate::$module::$case(fresh.one.clone(), fresh.other.clone());
+                    // A promise that is broken by waiting forever fails as well.
+                    tokio::time::timeout(std::time::Duration::from_secs(60), case).await.expect("an end");
                     fresh.one.health().await.expect("a healthy store");
                     fresh.end().await;
                 })+

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use bytes::Bytes;
-use futures_util::StreamExt;
+use futures_util::{StreamExt, future};
 use sideguard_runtime::clock::Stopwatch;
 use sideguard_runtime::tasks;
 use sideguard_store::documents::{Change, Edit, Expect};
@@ -40,6 +40,11 @@ async fn until_answered<T, F: Future<Output = Result<T, StoreError>>>(
     }
 }
 
+/// What comes of `answer`, which a client that recovers by itself does not keep one waiting for.
+async fn soon<T>(answer: impl Future<Output = T>) -> T {
+    tokio::time::timeout(Duration::from_secs(30), answer).await.expect("the client recovers by itself")
+}
+
 /// Counts rounds that were acknowledged, and says when to stop.
 #[derive(Clone)]
 struct Progress {
@@ -53,24 +58,32 @@ impl Progress {
     }
 
     /// Waits until `rounds` more rounds are acknowledged.
-    async fn more(&self, rounds: u64) {
+    async fn more(&self, rounds: u64, writers: &mut [JoinHandle<u64>]) {
         let mut done = self.done.subscribe();
         let goal = *done.borrow() + rounds;
-        let waited = tokio::time::timeout(Duration::from_secs(60), done.wait_for(|done| *done >= goal)).await;
-        waited.expect("the client recovers by itself").expect("writers write");
+        tokio::select! {
+            acknowledged = soon(done.wait_for(|done| *done >= goal)) => {
+                acknowledged.expect("the count goes on");
+            }
+            (ended, ..) = future::select_all(writers) => panic!("a writer ended too soon: {ended:?}"),
+        }
     }
 }
 
 /// Kills `server` again and again under the load of `writers`, and gives the rounds that each of them has done.
-async fn outages(server: &Server, progress: &Progress, writers: Vec<JoinHandle<u64>>) -> BTreeMap<u64, u64> {
+async fn outages(
+    server: &Server,
+    progress: &Progress,
+    mut writers: Vec<JoinHandle<u64>>,
+) -> BTreeMap<u64, u64> {
     for _ in 0..OUTAGES {
-        progress.more(BETWEEN).await;
+        progress.more(BETWEEN, &mut writers).await;
         tokio::task::block_in_place(|| {
             server.kill();
             server.restart();
         });
     }
-    progress.more(BETWEEN).await;
+    progress.more(BETWEEN, &mut writers).await;
     progress.stop.send_replace(true);
     let mut rounds = BTreeMap::new();
     for (writer, task) in (0..).zip(writers) {
@@ -172,7 +185,7 @@ async fn a_killed_nats_loses_nothing_it_acknowledged_and_the_client_recovers() {
     }
     // The subscription is still there after all this.
     fresh.notices.publish("policies", Bytes::from("changed")).await.expect("a publish");
-    assert_eq!(notes.next().await, Some(Bytes::from("changed")));
+    assert_eq!(soon(notes.next()).await, Some(Bytes::from("changed")));
 }
 
 async fn append(store: Store, writer: u64, progress: Progress) -> u64 {
@@ -230,7 +243,7 @@ async fn a_server_that_is_away_is_said_to_be_within_two_seconds() {
             } else {
                 tokio::task::block_in_place(|| server.restart());
             }
-            until_answered(|| store.health()).await.expect("it recovers");
+            soon(until_answered(|| store.health())).await.expect("it recovers");
         }
     }
 }
@@ -245,12 +258,12 @@ async fn a_watcher_is_told_to_resync_after_a_reconnect() {
             servers.redis.kill();
             servers.redis.restart();
         });
-        assert_eq!(changes.next().await, Some(Change::Resync));
+        assert_eq!(soon(changes.next()).await, Some(Change::Resync));
         let key = key("acme", &format!("a{round}"));
         let put = until_answered(|| store.documents.put(NOW, &key, Bytes::new(), Expect::Any, None)).await;
         let revision = put.expect("a put");
-        assert_eq!(changes.next().await, Some(Change::Changed { key, revision }));
+        assert_eq!(soon(changes.next()).await, Some(Change::Changed { key, revision }));
     }
     store.close().await;
-    assert_eq!(changes.next().await, None, "a watch ends with its store");
+    assert_eq!(soon(changes.next()).await, None, "a watch ends with its store");
 }
