@@ -145,7 +145,8 @@ pub trait Documents: Send + Sync + fmt::Debug {
     /// caller watches first and lists then. Reaching `expires` is a change only when the document is swept.
     fn watch(&self, scope: Scope) -> Changes;
 
-    /// Removes up to `limit` documents whose time was over at `now`, and tells how many.
+    /// Removes up to `limit` documents whose time was over at `now`, at most [`LONGEST_PAGE`] at once, and tells how
+    /// many.
     ///
     /// # Errors
     /// As [`Self::get`].

@@ -38,6 +38,13 @@ struct Embedded {
 
 /// Opens the store in `dir`, which is made when it is missing.
 pub(crate) async fn open(dir: &Path) -> Result<Store, StoreError> {
+    let dir = dir.to_owned();
+    // Recovery after a crash reads and writes files.
+    let opened = tokio::task::spawn_blocking(move || open_files(&dir)).await;
+    opened.map_err(|error| StoreError::broken("opening its files", error))?
+}
+
+fn open_files(dir: &Path) -> Result<Store, StoreError> {
     let broken = |error| StoreError::broken("making its directory", error);
     std::fs::create_dir_all(dir).map_err(broken)?;
     let lock = lock(dir)?;

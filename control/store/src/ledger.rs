@@ -14,6 +14,8 @@ use crate::key::Key;
 /// The largest amount, in the unit of its account; a larger limit or wish means this. Lua, in which the shared store
 /// counts, holds whole numbers up to here exactly.
 pub const MOST: u64 = (1 << 53) - 1;
+/// The most leases that end in one [`Ledger::expire`]; a larger limit means this.
+pub const MOST_EXPIRED: usize = 1000;
 /// The most lines of a lease.
 pub const MOST_LINES: usize = 64;
 
@@ -91,7 +93,8 @@ pub struct Balance {
 #[async_trait]
 pub trait Ledger: Send + Sync + fmt::Debug {
     /// Holds all of `lines` until `expires`, or nothing. A repeated hold answers with what the lease holds. Leases
-    /// whose time is over count as held until [`Self::expire`] charges them.
+    /// whose time is over count as held until [`Self::expire`] charges them. A name is for one lease: held again
+    /// after it is gone, it makes a new one.
     ///
     /// # Errors
     /// [`StoreError::Invalid`] when there are no lines or too many, an account comes twice, `least` exceeds `want`,

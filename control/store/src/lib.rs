@@ -74,8 +74,8 @@ impl Store {
     }
 
     /// Connects to the store in Redis and NATS JetStream; everything in it carries `namespace`, so that several stores
-    /// can share servers. `redis_url` is like `redis://user:password@host:6379/0`, `nats_url` like
-    /// `nats://user:password@host:4222`, or several with commas between.
+    /// can share servers. `redis_url` is like `redis://user:password@host:6379/0`, without TLS;
+    /// `nats_url` like `nats://user:password@host:4222`, or `tls://`, or several with commas between.
     ///
     /// # Errors
     /// [`StoreError::Away`] when a server does not answer; [`StoreError::Invalid`] for a bad URL or a namespace with

@@ -81,8 +81,11 @@ pub(crate) async fn open(redis_url: &str, nats_url: &str, namespace: &str) -> Re
 
 fn redis_client(url: &str) -> Result<redis::Client, StoreError> {
     // The URL may hold a password: it is in no error.
-    let invalid =
-        |_| StoreError::Invalid("the URL of redis cannot be read: use `redis://host:port/0`".to_owned());
+    let invalid = |_| {
+        StoreError::Invalid(
+            "the URL of redis cannot be read: use `redis://host:port/0` (TLS is not built in)".to_owned(),
+        )
+    };
     // A server that vanished without a word is noticed when what was sent is not confirmed in time.
     let settings = TcpSettings::default().set_nodelay(true).set_user_timeout(Duration::from_secs(3));
     let info = url.into_connection_info().map_err(invalid)?.set_tcp_settings(settings);

@@ -87,7 +87,7 @@ impl Documents for Embedded {
 
     async fn sweep(&self, now: Timestamp, limit: usize) -> Result<usize, StoreError> {
         let feed = self.feed.clone();
-        let limit = i64::try_from(limit).unwrap_or(i64::MAX);
+        let limit = int(limit.min(LONGEST_PAGE) as u64);
         let write = move |db: &Connection| {
             let mut statement = db.prepare_cached(
                 "DELETE FROM documents WHERE key IN

@@ -8,7 +8,9 @@ use super::documents::read_key;
 use super::{Embedded, int, uint};
 use crate::error::StoreError;
 use crate::key::Key;
-use crate::ledger::{Balance, Hold, LeaseId, Ledger, Line, Standing, Turn, check, check_turn, other_lines};
+use crate::ledger::{
+    Balance, Hold, LeaseId, Ledger, Line, MOST_EXPIRED, Standing, Turn, check, check_turn, other_lines,
+};
 
 #[async_trait]
 impl Ledger for Embedded {
@@ -40,7 +42,7 @@ impl Ledger for Embedded {
     }
 
     async fn expire(&self, now: Timestamp, limit: usize) -> Result<Vec<LeaseId>, StoreError> {
-        let limit = i64::try_from(limit).unwrap_or(i64::MAX);
+        let limit = int(limit.min(MOST_EXPIRED) as u64);
         self.write(move |db| expire(db, now, limit), |_| ()).await
     }
 

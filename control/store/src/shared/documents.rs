@@ -97,7 +97,7 @@ impl Documents for Shared {
 
     async fn sweep(&self, now: Timestamp, limit: usize) -> Result<usize, StoreError> {
         let redis = self.redis()?;
-        let (now, limit) = (now.0.to_string(), limit.to_string());
+        let (now, limit) = (now.0.to_string(), limit.min(LONGEST_PAGE).to_string());
         let answer = redis.run(&redis.scripts.sweep, &[now.as_bytes(), limit.as_bytes()]).await?;
         number(answer.first().ok_or_else(odd_answer)?)
     }

@@ -7,7 +7,9 @@ use super::Shared;
 use super::redis_server::{key, number, odd_answer};
 use crate::error::StoreError;
 use crate::key::Key;
-use crate::ledger::{Balance, Hold, LeaseId, Ledger, Line, Standing, Turn, check, check_turn, other_lines};
+use crate::ledger::{
+    Balance, Hold, LeaseId, Ledger, Line, MOST_EXPIRED, Standing, Turn, check, check_turn, other_lines,
+};
 
 #[async_trait]
 impl Ledger for Shared {
@@ -45,7 +47,7 @@ impl Ledger for Shared {
 
     async fn expire(&self, now: Timestamp, limit: usize) -> Result<Vec<LeaseId>, StoreError> {
         let redis = self.redis()?;
-        let arguments = [now.0.to_string(), limit.to_string()];
+        let arguments = [now.0.to_string(), limit.min(MOST_EXPIRED).to_string()];
         let leases = redis.run(&redis.scripts.expire, &bytes(&arguments)).await?;
         leases.iter().map(|lease| key(lease).map(LeaseId)).collect()
     }

@@ -12,7 +12,7 @@ use async_nats::jetstream::stream::{
     Stream,
 };
 use async_nats::jetstream::{Context, ErrorCode};
-use async_nats::{Client, ConnectOptions, Subscriber};
+use async_nats::{Client, ConnectError, ConnectErrorKind, ConnectOptions, ServerAddr, Subscriber};
 use bytes::Bytes;
 use futures_util::StreamExt;
 
@@ -60,7 +60,7 @@ impl NatsServer {
             .reconnect_delay_callback(|attempts| {
                 Duration::from_millis(50 << attempts.min(4)).min(Duration::from_millis(500))
             });
-        let client = in_time(options.connect(url)).await?.map_err(away)?;
+        let client = in_time(options.connect(&addresses(url)?[..])).await?.map_err(not_connected)?;
         let context = ContextBuilder::new().timeout(DEADLINE).ack_timeout(DEADLINE).build(client.clone());
         let config = Config {
             name: format!("{namespace}-journals"),
@@ -212,6 +212,22 @@ fn part(answer: Result<StreamMessage, RawMessageError>) -> Result<Option<Part>, 
             LastRawMessageErrorKind::InvalidSubject => Err(StoreError::broken("reading a journal", error)),
             LastRawMessageErrorKind::Other => Err(away(error)),
         },
+    }
+}
+
+/// Reads URLs with commas between them. One may hold a password: none is in the error.
+fn addresses(urls: &str) -> Result<Vec<ServerAddr>, StoreError> {
+    let invalid = "the URL of nats cannot be read: use `nats://host:port`";
+    let addresses: Result<Vec<_>, _> = urls.split(',').map(str::parse).collect();
+    addresses.map_err(|_| StoreError::Invalid(invalid.to_owned()))
+}
+
+fn not_connected(error: ConnectError) -> StoreError {
+    match error.kind() {
+        ConnectErrorKind::Authentication | ConnectErrorKind::AuthorizationViolation => {
+            StoreError::broken("logging in to nats", error)
+        }
+        _ => away(error),
     }
 }
 

@@ -14,7 +14,7 @@ use sideguard_store::{Store, StoreError};
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
-use crate::servers::{Server, Servers};
+use crate::servers::{SERVERS, Server, Servers};
 use crate::stores::{NOW, after, key};
 
 const WRITERS: u64 = 6;
@@ -266,4 +266,23 @@ async fn a_watcher_is_told_to_resync_after_a_reconnect() {
     }
     store.close().await;
     assert_eq!(soon(changes.next()).await, None, "a watch ends with its store");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_bad_url_or_namespace_is_no_outage_and_a_password_is_not_told() {
+    let (redis, nats) = tokio::task::block_in_place(|| SERVERS.urls());
+    for (redis, nats, namespace) in [
+        ("http://user:hush@host", nats.as_str(), "bad"),
+        (&redis, "nats://user:hush@host:port", "bad"),
+        (&redis, &nats, ""),
+        (&redis, &nats, "a.b"),
+        (&redis, &nats, "a>"),
+    ] {
+        let error = Store::open_shared(redis, nats, namespace).await.expect_err("a refusal");
+        assert!(matches!(error, StoreError::Invalid(_)), "{error:?}");
+        assert!(!format!("{error:?}").contains("hush"));
+    }
+    let urls = format!("nats://127.0.0.1:1,{nats}");
+    let store = Store::open_shared(&redis, &urls, "second").await.expect("the second server is there");
+    store.health().await.expect("a healthy store");
 }

@@ -3,7 +3,7 @@ local tag = KEYS[1]
 local leases = redis.call('ZRANGEBYSCORE', tag .. ':leases', '-inf', ARGV[1], 'LIMIT', 0, ARGV[2])
 for _, name in ipairs(leases) do
     local lease = tag .. ':l:' .. name
-    for i = 1, tonumber(redis.call('HGET', lease, 'n')) do
+    for i = 1, tonumber(redis.call('HGET', lease, 'n') or '0') do
         local line = redis.call('HMGET', lease, 'a' .. i, 'h' .. i)
         if line[2] ~= '0' then
             redis.call('HINCRBY', tag .. ':a:' .. line[1], 'spent', line[2])
