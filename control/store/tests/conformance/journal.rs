@@ -1,6 +1,7 @@
 //! Promises about journals.
 
 use bytes::Bytes;
+use rand::Rng;
 use sideguard_runtime::tasks;
 use sideguard_store::journal::LARGEST_ENTRY;
 use sideguard_store::key::{EveryTenant, Key, Prefix};
@@ -179,6 +180,31 @@ pub(crate) async fn truncation_keeps_the_rest_and_the_end(one: Store, other: Sto
     assert_eq!(append(&other, &journal, 21, &["10.b"]).await, 22);
     assert_eq!(read(&one, &journal, 21).await, numbered(21, &["10.b"]));
     assert_eq!(one.journal.end(&key("acme", "audit/other")).await.expect("an end"), 1);
+}
+
+pub(crate) async fn any_position_is_found_among_other_journals(one: Store, other: Store) {
+    const APPENDS: u64 = 150;
+    let journals = [key("acme", "audit/1"), key("acme", "audit/2"), key("beta", "audit/1")];
+    let mut ends = [0; 3];
+    for append in 0..APPENDS {
+        let at = rand::rng().random_range(0..3);
+        let length = rand::rng().random_range(1..4);
+        let texts: Vec<Bytes> = (0..length).map(|n| Bytes::from(format!("{at} {}", ends[at] + n))).collect();
+        let next = one.journal.append(&journals[at], ends[at], texts).await.expect("an append");
+        ends[at] += length;
+        assert_eq!(next, ends[at], "append {append}");
+    }
+    one.journal.truncate_before(&journals[0], ends[0] / 3).await.expect("a truncation");
+    for _ in 0..APPENDS {
+        let at = rand::rng().random_range(0..3);
+        let from = rand::rng().random_range(0..ends[at] + 2);
+        let found = other.journal.read(&journals[at], from, 2).await.expect("a read");
+        let start = if at == 0 && from < ends[0] / 3 { found[0].0 } else { from };
+        assert!(start >= from && start <= from.max(ends[0] / 3), "from {from} it starts at {start}");
+        let expected: Vec<_> =
+            (start..ends[at]).take(2).map(|n| (n, Bytes::from(format!("{at} {n}")))).collect();
+        assert_eq!(found, expected, "journal {at} from {from}");
+    }
 }
 
 pub(crate) async fn journals_are_listed_by_scope(one: Store, other: Store) {

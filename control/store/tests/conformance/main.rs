@@ -69,6 +69,7 @@ every_store! {
         concurrent_appends_make_one_line
         large_entries_are_read_in_parts
         truncation_keeps_the_rest_and_the_end
+        any_position_is_found_among_other_journals
         journals_are_listed_by_scope
     }
     notices {
