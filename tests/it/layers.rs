@@ -5,13 +5,14 @@ use std::path::{Path, PathBuf};
 
 use cargo_metadata::{DependencyKind, Metadata, MetadataCommand};
 
-const RANKS: [(&str, u8); 10] = [
+const RANKS: [(&str, u8); 11] = [
     ("sideguard-types", 0),
     ("sideguard-runtime", 1),
     ("sideguard-policy", 2),
     ("sideguard-dialects", 2),
     ("sideguard-capture", 2),
     ("sideguard-record", 2),
+    ("sideguard-store", 2),
     ("sideguard-proxy", 3),
     ("sideguard", 4),
     ("sideguard-tests", 5),
@@ -101,6 +102,30 @@ fn pure_crates_read_no_clock_file_or_environment() {
                 );
             }
         }
+    }
+}
+
+#[test]
+fn only_the_store_names_redis_or_nats() {
+    const CLIENTS: [&str; 2] = ["redis", "async-nats"];
+    for package in
+        metadata().workspace_packages().into_iter().filter(|p| p.name.as_str() != "sideguard-store")
+    {
+        for dependency in &package.dependencies {
+            let name = dependency.name.as_str();
+            assert!(!CLIENTS.contains(&name), "`{}` depends on `{name}`", package.name);
+        }
+    }
+    // Within the store, the traits and the embedded store do not know them either.
+    let mut files = Vec::new();
+    sources(&root().join("control/store/src"), &mut files);
+    for (path, text) in files {
+        let shared =
+            path.components().any(|part| part.as_os_str() == "shared") || path.ends_with("shared.rs");
+        let names = ["redis::", "async_nats"].into_iter().any(|client| {
+            text.lines().any(|line| !line.trim_start().starts_with("//") && line.contains(client))
+        });
+        assert!(shared || !names, "{} names a client of the shared store", path.display());
     }
 }
 
