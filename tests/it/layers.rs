@@ -5,13 +5,14 @@ use std::path::{Path, PathBuf};
 
 use cargo_metadata::{DependencyKind, Metadata, MetadataCommand};
 
-const RANKS: [(&str, u8); 10] = [
+const RANKS: [(&str, u8); 11] = [
     ("sideguard-types", 0),
     ("sideguard-runtime", 1),
     ("sideguard-policy", 2),
     ("sideguard-dialects", 2),
     ("sideguard-capture", 2),
     ("sideguard-record", 2),
+    ("sideguard-client", 2),
     ("sideguard-proxy", 3),
     ("sideguard", 4),
     ("sideguard-tests", 5),
