@@ -3,6 +3,7 @@
 mod bodies;
 mod breakers;
 mod budgets;
+mod client;
 mod connections;
 mod escapes;
 mod faithful;
@@ -13,6 +14,7 @@ mod malformed;
 mod mcp;
 mod modes;
 mod pod;
+mod reach;
 mod readme;
 mod record;
 mod run;
