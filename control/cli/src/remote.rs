@@ -63,7 +63,7 @@ impl From<ClientError> for Failure {
                 let hint = match problem.status {
                     401 => Some("give a key with `--key-file FILE`, SIDEGUARD_KEY or SIDEGUARD_KEY_FILE"),
                     403 => Some("ask for an operator's key of this tenant"),
-                    409 => Some("somebody else was faster: look at `sideguard diff`, then apply again"),
+                    409 => Some("`sideguard history` tells what has changed since"),
                     _ => None,
                 };
                 Self { code, what, hint: hint.map(str::to_owned), findings: problem.findings }
