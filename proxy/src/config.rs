@@ -15,7 +15,17 @@ use crate::upstreams::Fill;
 /// Prefix of the environment variables that set keys of the configuration.
 const PREFIX: &str = "SIDEGUARD_";
 /// Variables with that prefix that are not keys of the configuration.
-const NOT_KEYS: [&str; 4] = ["SIDEGUARD_STATE", "SIDEGUARD_LOG", "SIDEGUARD_CONFIG", "SIDEGUARD_BIN"];
+const NOT_KEYS: [&str; 8] = [
+    "SIDEGUARD_STATE",
+    "SIDEGUARD_LOG",
+    "SIDEGUARD_CONFIG",
+    "SIDEGUARD_BIN",
+    // The client commands' own.
+    "SIDEGUARD_CONTROL_URL",
+    "SIDEGUARD_KEY",
+    "SIDEGUARD_KEY_FILE",
+    "SIDEGUARD_CA_FILE",
+];
 
 /// Why a configuration cannot be used.
 #[derive(Debug, thiserror::Error)]

@@ -3,6 +3,7 @@
 
 pub mod client;
 pub mod command;
+pub mod control;
 pub mod fake;
 pub mod model;
 pub mod pod;

@@ -3,6 +3,7 @@
 mod bodies;
 mod breakers;
 mod budgets;
+mod client;
 mod connections;
 mod disguises;
 mod escapes;
@@ -14,6 +15,7 @@ mod malformed;
 mod mcp;
 mod modes;
 mod pod;
+mod reach;
 mod readme;
 mod record;
 mod run;

@@ -1,11 +1,22 @@
 //! `sideguard`: the command that people use. One file for each verb.
 
+mod apply;
 mod audit;
 mod capture;
+mod delete;
+mod describe;
+mod diff;
 mod doctor;
+mod explain;
+mod get;
+mod history;
+mod kill;
 mod policy;
 mod proxy;
+mod remote;
+mod rollback;
 mod run;
+mod token;
 
 use std::process::ExitCode;
 
@@ -49,6 +60,28 @@ enum Verb {
     /// Reads and verifies the record.
     #[command(subcommand)]
     Audit(audit::Verb),
+    /// Makes files part of the desired state that control keeps: all of it or nothing.
+    Apply(apply::Arguments),
+    /// Shows what an apply would change.
+    Diff(diff::Arguments),
+    /// Lists what there is of a kind.
+    Get(get::Arguments),
+    /// Shows all that is known of one thing.
+    Describe(describe::Arguments),
+    /// Takes objects out of the desired state.
+    Delete(delete::Arguments),
+    /// Explains a kind and its fields; works offline.
+    Explain(explain::Arguments),
+    /// Lists the generations of the desired state.
+    History(history::Arguments),
+    /// Puts an earlier generation's objects in force again.
+    Rollback(rollback::Arguments),
+    /// Stops everything in a scope.
+    Kill(kill::Kill),
+    /// Lets a scope go on that was killed.
+    Unkill(kill::Unkill),
+    /// Makes an enrolment token for a sidecar.
+    Token(token::Arguments),
     /// Prints a script that completes commands in a shell.
     #[command(after_help = "Example:\n  sideguard completions bash > /etc/bash_completion.d/sideguard")]
     Completions {
@@ -76,6 +109,17 @@ fn main() -> ExitCode {
         Verb::Doctor(arguments) => in_runtime(|| doctor::run(arguments)),
         Verb::Policy(verb) => policy::run(verb),
         Verb::Audit(verb) => audit::run(verb),
+        Verb::Apply(arguments) => in_runtime(|| apply::run(arguments)),
+        Verb::Diff(arguments) => in_runtime(|| diff::run(arguments)),
+        Verb::Get(arguments) => in_runtime(|| get::run(arguments)),
+        Verb::Describe(arguments) => in_runtime(|| describe::run(arguments)),
+        Verb::Delete(arguments) => in_runtime(|| delete::run(arguments)),
+        Verb::Explain(arguments) => explain::run(&arguments),
+        Verb::History(arguments) => in_runtime(|| history::run(arguments)),
+        Verb::Rollback(arguments) => in_runtime(|| rollback::run(arguments)),
+        Verb::Kill(arguments) => in_runtime(|| kill::kill(arguments)),
+        Verb::Unkill(arguments) => in_runtime(|| kill::unkill(arguments)),
+        Verb::Token(arguments) => in_runtime(|| token::run(arguments)),
         Verb::Completions { shell } => {
             clap_complete::generate(shell, &mut Arguments::command(), "sideguard", &mut std::io::stdout());
             ExitCode::SUCCESS
@@ -107,4 +151,39 @@ fn colour(stream: &impl std::io::IsTerminal) -> bool {
 fn report(error: &anyhow::Error, code: u8) -> ExitCode {
     eprintln!("sideguard: {error:#}");
     ExitCode::from(code)
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::{CommandFactory, Parser};
+
+    use super::Arguments;
+
+    #[test]
+    fn the_flags_of_every_verb_fit_together() {
+        Arguments::command().debug_assert();
+    }
+
+    #[test]
+    fn client_verbs_take_what_their_examples_show() {
+        for line in [
+            "apply -f a b --prune -l app=crm,team=data --expect 3",
+            "apply -f - --dry-run -o json",
+            "get agents --tenant acme -w",
+            "get Policy deletes -o yaml --control http://h:1 --key-file key",
+            "delete -f policies/",
+            "rollback",
+            "kill agent/acme/researcher --reason because",
+            "token --agent researcher --for 10m",
+        ] {
+            let words = std::iter::once("sideguard").chain(line.split(' '));
+            assert!(Arguments::try_parse_from(words).is_ok(), "{line}");
+        }
+        for line in ["apply -f a --prune", "get", "delete policy", "kill all", "token --for 10", "rollback 3"]
+        {
+            let words = std::iter::once("sideguard").chain(line.split(' '));
+            let refused = Arguments::try_parse_from(words).err().map(|error| error.exit_code());
+            assert_eq!(refused, Some(2), "{line}");
+        }
+    }
 }

@@ -4,13 +4,14 @@ use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::fmt;
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::time::Timestamp;
 use crate::units::{MicroUsd, Tokens};
 
 /// Where on its way a call is judged.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, JsonSchema)]
 pub enum Point {
     /// A connection whose content stays closed to the sidecar (TLS passthrough, raw TCP).
     #[serde(rename = "net.connect")]
@@ -96,7 +97,7 @@ pub const HOSTED_TOOLS: &str = "hosted_tools";
 pub const RAW_TCP: &str = "raw_tcp";
 
 /// What kind of right a call needs; ordered, each includes the ones before it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Verb {
     /// Changes nothing.

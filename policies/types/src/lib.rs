@@ -6,6 +6,7 @@
 
 pub mod audit;
 pub mod call;
+pub mod control;
 pub mod refusal;
 pub mod resource;
 pub mod time;

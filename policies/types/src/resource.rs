@@ -10,6 +10,7 @@ mod upstream;
 
 use std::collections::BTreeMap;
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 pub use agent::{AgentKey, AgentSpec};
@@ -28,7 +29,7 @@ pub use upstream::{Credential, Dialect, StreamUsage, UpstreamSpec};
 pub const API_VERSION: &str = "sideguard.dev/v1";
 
 /// Name and labels of an object.
-#[derive(Debug, Default, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Default, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Metadata {
     /// Name, unique for its kind within its tenant: lower case letters, digits, `-` and `.`.

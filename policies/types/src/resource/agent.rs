@@ -1,9 +1,10 @@
 //! Kind `Agent`.
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 /// An agent's rights and how it shows who it is.
-#[derive(Debug, Default, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Default, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct AgentSpec {
     /// Rights over topics, as `verb:topic-glob` (`read:job.db.*`); absent means that policy alone decides.
@@ -21,7 +22,7 @@ pub struct AgentSpec {
 }
 
 /// One key of an agent: its SHA-256, never the key itself.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct AgentKey {
     /// SHA-256 of the key in hex.

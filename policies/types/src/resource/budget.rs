@@ -3,12 +3,13 @@
 use std::collections::BTreeMap;
 use std::fmt;
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de::Error};
 
 use crate::time::Span;
 
 /// Limits on what the calls in a scope may use.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct BudgetSpec {
     /// Which calls it is about; empty is all.
@@ -19,7 +20,7 @@ pub struct BudgetSpec {
 }
 
 /// Which calls a budget is about: given keys AND together. Globs as in policies.
-#[derive(Debug, Default, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Default, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct BudgetScope {
     /// Tenants.
@@ -40,13 +41,14 @@ pub struct BudgetScope {
 }
 
 /// One limit.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Limit {
     /// What is counted.
     pub unit: Unit,
     /// How much of it: a whole number, or dollars as a decimal for `usd`.
     #[serde(deserialize_with = "amount", serialize_with = "show_amount")]
+    #[schemars(extend("type" = ["number", "string"]))]
     pub amount: String,
     /// In what time; absent is for ever. Not for `concurrency`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -57,7 +59,7 @@ pub struct Limit {
 }
 
 /// What a limit counts.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Unit {
     /// Input and output tokens.
@@ -90,7 +92,7 @@ impl Unit {
 }
 
 /// What has an account of its own.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Per {
     /// Each tenant.
@@ -121,6 +123,19 @@ impl fmt::Display for Window {
             Self::Day => f.write_str("day"),
             Self::Month => f.write_str("month"),
         }
+    }
+}
+
+impl JsonSchema for Window {
+    fn schema_name() -> std::borrow::Cow<'static, str> {
+        "Window".into()
+    }
+
+    fn json_schema(_: &mut schemars::SchemaGenerator) -> schemars::Schema {
+        schemars::json_schema!({
+            "type": "string",
+            "description": "`day`, `month` (both in UTC), or a span from `1m` to `30d`."
+        })
     }
 }
 

@@ -1,11 +1,12 @@
 //! Kind `ToolCatalog`.
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::call::Verb;
 
 /// What an operator knows of tools; it goes before everything that is derived.
-#[derive(Debug, Default, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Default, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct ToolCatalogSpec {
     /// The tools; the first entry that fits a tool describes it.
@@ -13,7 +14,7 @@ pub struct ToolCatalogSpec {
 }
 
 /// One tool, or several by glob.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct CatalogTool {
     /// Name of the MCP server or host that offers it (glob); absent is any.

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::call::{Point, Verb};
@@ -10,7 +11,7 @@ use crate::verdict::{Approval, Constraints, Decision, Mode};
 
 /// Rules of one document. The first that matches decides for this document; of several documents the most
 /// restrictive verdict wins.
-#[derive(Debug, Default, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Default, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct PolicySpec {
     /// Rules in the order in which they are tried.
@@ -26,7 +27,7 @@ pub struct PolicySpec {
 }
 
 /// `mode: warn`, or `mode: {default: enforce, points: {tool.result: shadow}}`.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(untagged)]
 pub enum ModeSpec {
     /// One mode for all points.
@@ -36,7 +37,7 @@ pub enum ModeSpec {
 }
 
 /// A mode for each point.
-#[derive(Debug, Default, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Default, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct ModeByPoint {
     /// For points that are not named.
@@ -48,7 +49,7 @@ pub struct ModeByPoint {
 }
 
 /// One rule.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct RuleSpec {
     /// Id, unique in its document.
@@ -81,7 +82,7 @@ pub struct RuleSpec {
 
 /// Which calls a rule is about: keys AND together, items of a list OR, `requires` means all of its items.
 /// Strings are globs, in which `*` matches any run of characters, dots included, and `?` one character.
-#[derive(Debug, Default, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Default, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct MatchSpec {
     /// Tenants.
@@ -135,7 +136,7 @@ pub struct MatchSpec {
 }
 
 /// Matches calls by their delegation chain: those that break any of the given limits.
-#[derive(Debug, Default, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Default, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct DelegationMatch {
     /// Matches chains with more links than this.
@@ -150,7 +151,7 @@ pub struct DelegationMatch {
 }
 
 /// Matches calls by what their bytes hold: any detector or pattern that finds something.
-#[derive(Debug, Default, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Default, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct ContentMatch {
     /// Names of shipped detectors (`aws-key`, `private-key`, `credit-card`, …).
@@ -162,7 +163,7 @@ pub struct ContentMatch {
 }
 
 /// More than `max` calls in `window` that the rule's `match` and `when` fit.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct VelocitySpec {
     /// Calls that may come before the rule applies.

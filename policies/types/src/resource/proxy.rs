@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::{Credential, Dialect, Metadata, StreamUsage, UpstreamSpec};
@@ -341,7 +342,7 @@ pub struct Breakers {
 }
 
 /// When an upstream's breaker trips, and how it heals.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct BreakerSpec {
     /// Failures in a row (connection, time-out, 5xx) that trip it; 0 switches it off.

@@ -2,12 +2,13 @@
 
 use std::fmt;
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::BreakerSpec;
 
 /// A model provider or a tool server.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, rename_all = "camelCase")]
 pub struct UpstreamSpec {
     /// Where its gateway path `/<name>/…` leads: scheme, host, port and a path to put before the rest.
@@ -37,7 +38,7 @@ pub enum StreamUsage {
 }
 
 /// A header that the sidecar sets on the last hop.
-#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Credential {
     /// Header's name.
@@ -53,7 +54,7 @@ impl fmt::Debug for Credential {
 }
 
 /// What an upstream speaks.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Dialect {
     /// OpenAI's REST interface: chat completions, responses, embeddings, models.
