@@ -41,7 +41,8 @@ fn say(text: &str) {
 }
 
 async fn write(store: Store, writer: u64) {
-    let (journal, account) = (key("acme", &format!("journal/{writer}")), key("acme", &format!("account/{writer}")));
+    let (journal, account) =
+        (key("acme", &format!("journal/{writer}")), key("acme", &format!("account/{writer}")));
     let mut round = store.journal.end(&journal).await.expect("an end");
     loop {
         let value = Bytes::from(round.to_string());
@@ -119,10 +120,14 @@ async fn a_killed_process_loses_nothing_it_acknowledged() {
 /// `round` was acknowledged; one more may have been begun.
 async fn check(store: &Store, writer: u64, round: u64) {
     let end = store.journal.end(&key("acme", &format!("journal/{writer}"))).await.expect("an end");
-    assert!(end == round + 1 || end == round + 2, "writer {writer}: round {round}, but the journal ends at {end}");
+    assert!(
+        end == round + 1 || end == round + 2,
+        "writer {writer}: round {round}, but the journal ends at {end}"
+    );
     let mut values = Vec::new();
     for half in ["a", "b"] {
-        let document = store.documents.get(NOW, &key("acme", &format!("{writer}/{half}"))).await.expect("an answer");
+        let document =
+            store.documents.get(NOW, &key("acme", &format!("{writer}/{half}"))).await.expect("an answer");
         let value = document.expect("a document").value;
         values.push(std::str::from_utf8(&value).expect("text").parse::<u64>().expect("a number"));
     }

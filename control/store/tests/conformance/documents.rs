@@ -90,8 +90,7 @@ pub(crate) async fn documents_change_together_or_not_at_all(one: Store, other: S
     assert_eq!(text(&one, &a).await.as_deref(), Some("1"));
     let twice = vec![Edit::put(a.clone(), bytes("3"), Expect::Any), Edit::delete(a.clone(), Expect::Any)];
     assert!(matches!(one.documents.put_all(NOW, twice).await, Err(StoreError::Invalid(_))));
-    let moved =
-        vec![Edit::delete(a.clone(), Expect::Any), Edit::put(c.clone(), bytes("4"), Expect::Absent)];
+    let moved = vec![Edit::delete(a.clone(), Expect::Any), Edit::put(c.clone(), bytes("4"), Expect::Absent)];
     assert!(one.documents.put_all(NOW, moved).await.expect("a move") > first);
     assert_eq!((text(&one, &a).await, text(&one, &c).await.as_deref()), (None, Some("4")));
     one.documents.put_all(NOW, Vec::new()).await.expect("nothing to do");

@@ -22,9 +22,9 @@ async fn read(store: &Store, key: &Key, from: u64) -> Vec<(u64, String)> {
         let part = store.journal.read(key, from, 1000).await.expect("a read");
         let Some((last, _)) = part.last() else { return found };
         from = last + 1;
-        found.extend(part.into_iter().map(|(at, entry)| {
-            (at, String::from_utf8(entry.to_vec()).expect("text"))
-        }));
+        found.extend(
+            part.into_iter().map(|(at, entry)| (at, String::from_utf8(entry.to_vec()).expect("text"))),
+        );
     }
 }
 
@@ -59,11 +59,16 @@ pub(crate) async fn a_repeated_append_is_skipped_and_another_entry_is_a_fork(one
     assert_eq!(append(&other, &journal, 0, &["a", "b"]).await, 2);
     assert_eq!(append(&other, &journal, 1, &["b", "c"]).await, 3);
     assert_eq!(append(&other, &journal, 1, &["b", "c", "d"]).await, 4);
-    for (from, texts, position) in
-        [(0, &["x"][..], 0), (1, &["b", "x", "d"], 2), (0, &["a", "b", "c", "x", "e"], 3), (3, &["e", "e"], 3)]
-    {
+    for (from, texts, position) in [
+        (0, &["x"][..], 0),
+        (1, &["b", "x", "d"], 2),
+        (0, &["a", "b", "c", "x", "e"], 3),
+        (3, &["e", "e"], 3),
+    ] {
         match other.journal.append(&journal, from, entries(texts)).await {
-            Err(StoreError::Fork { key, position: told }) => assert_eq!((key, told), (journal.clone(), position)),
+            Err(StoreError::Fork { key, position: told }) => {
+                assert_eq!((key, told), (journal.clone(), position))
+            }
             answer => panic!("{answer:?}"),
         }
     }
@@ -74,7 +79,10 @@ pub(crate) async fn a_hole_is_refused(one: Store, other: Store) {
     let journal = key("acme", "audit");
     for (from, expected) in [(1, 0), (9, 0)] {
         let answer = one.journal.append(&journal, from, entries(&["x"])).await;
-        assert!(matches!(answer, Err(StoreError::Gap { expected: told, .. }) if told == expected), "{answer:?}");
+        assert!(
+            matches!(answer, Err(StoreError::Gap { expected: told, .. }) if told == expected),
+            "{answer:?}"
+        );
     }
     append(&one, &journal, 0, &["a"]).await;
     let answer = other.journal.append(&journal, 2, entries(&["x"])).await;
@@ -174,9 +182,13 @@ pub(crate) async fn truncation_keeps_the_rest_and_the_end(one: Store, other: Sto
 }
 
 pub(crate) async fn journals_are_listed_by_scope(one: Store, other: Store) {
-    for (tenant, path) in
-        [("acme", "audit/p.1"), ("acme", "audit/p.2"), ("acme", "audit"), ("acme", "x"), ("beta.eu", "audit/p")]
-    {
+    for (tenant, path) in [
+        ("acme", "audit/p.1"),
+        ("acme", "audit/p.2"),
+        ("acme", "audit"),
+        ("acme", "x"),
+        ("beta.eu", "audit/p"),
+    ] {
         append(&one, &key(tenant, path), 0, &["a", "b"]).await;
     }
     let listed = async |scope, after: Option<&Key>, limit| {

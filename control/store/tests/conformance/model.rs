@@ -27,9 +27,8 @@ enum Operation {
 }
 
 fn operation() -> impl Strategy<Value = Operation> {
-    let orders = prop_oneof![
-        Just(vec![0]), Just(vec![1]), Just(vec![0, 1]), Just(vec![2, 0]), Just(vec![1, 2, 0])
-    ];
+    let orders =
+        prop_oneof![Just(vec![0]), Just(vec![1]), Just(vec![0, 1]), Just(vec![2, 0]), Just(vec![1, 2, 0])];
     let lines = (orders, vec((0_u64..30, 0_u64..20), ACCOUNTS)).prop_map(|(order, amounts)| {
         order.into_iter().zip(amounts).map(|(at, (want, least))| (at, want, least.min(want))).collect()
     });
@@ -219,7 +218,12 @@ pub(crate) async fn the_ledger_does_what_a_plain_sum_does(one: Store, other: Sto
     });
 }
 
-async fn compare(one: &Store, other: &Store, names: &Names, operations: &[Operation]) -> Result<(), TestCaseError> {
+async fn compare(
+    one: &Store,
+    other: &Store,
+    names: &Names,
+    operations: &[Operation],
+) -> Result<(), TestCaseError> {
     let mut model = Model::default();
     for (step, operation) in operations.iter().enumerate() {
         let lines = match operation {
