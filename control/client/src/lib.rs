@@ -1,0 +1,276 @@
+//! The control service's interface, as typed calls: what the command line and the sidecars ask it by.
+//!
+//! It keeps connections and a key and nothing else: it does not retry, does not cache, and knows no policy. Start at
+//! [`Client::new`]; the words are those of [`sideguard_types::control`].
+
+mod calls;
+mod connect;
+mod error;
+mod query;
+
+use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::{Bytes, BytesMut};
+use http::header::{ACCEPT, AUTHORIZATION, CONTENT_TYPE, USER_AGENT};
+use http::uri::{Authority, PathAndQuery, Scheme};
+use http::{HeaderValue, Method, Request, Response, StatusCode, Uri};
+use http_body_util::{BodyExt, Full};
+use hyper::body::{Body as _, Incoming};
+use hyper_util::client::legacy;
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+use sideguard_runtime::secret::Secret;
+use sideguard_types::control::Problem;
+
+pub use calls::{Listing, Objects};
+pub use error::ClientError;
+
+use connect::{Connector, Tasks};
+
+/// Largest body that is sent or taken.
+pub const MAX_BODY: usize = 16 << 20;
+/// Longest time for a connection to come about.
+const TO_CONNECT: Duration = Duration::from_secs(5);
+/// Longest time from a request to the end of its answer.
+const TO_ANSWER: Duration = Duration::from_secs(30);
+/// The same for the feed, which the service answers within 30 s when nothing happens.
+const TO_FEED: Duration = Duration::from_secs(45);
+/// How long an unused connection is kept.
+const IDLE: Duration = Duration::from_secs(60);
+
+/// A control service, with the key to ask it by. Clones share their connections.
+#[derive(Clone)]
+pub struct Client {
+    http: legacy::Client<Connector, Full<Bytes>>,
+    scheme: Scheme,
+    authority: Authority,
+    /// What stands before `/v1`, without a slash at the end.
+    base: Arc<str>,
+    key: Option<Secret<HeaderValue>>,
+}
+
+impl fmt::Debug for Client {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Client").field("url", &self.url()).field("key", &self.key).finish()
+    }
+}
+
+impl Client {
+    /// A client of the service at `url`, such as `https://control.example.com:4760`. `roots` are certificates in PEM that
+    /// its own must come from; the system's when absent. Opens no connection yet.
+    ///
+    /// # Errors
+    /// [`ClientError::Setup`] when the address is not `http://` or `https://` and a host, the key cannot stand in a header,
+    /// or there is no usable root.
+    pub fn new(url: &str, key: Option<Secret<String>>, roots: Option<&[u8]>) -> Result<Self, ClientError> {
+        let bad = || {
+            ClientError::Setup(format!(
+                "`{url}` is not the address of a control service: write it as `http://127.0.0.1:4760`"
+            ))
+        };
+        let parts = url.parse::<Uri>().map_err(|_| bad())?.into_parts();
+        let (Some(scheme), Some(authority)) = (parts.scheme, parts.authority) else { return Err(bad()) };
+        let connector = match scheme.as_str() {
+            "http" => Connector::plain(),
+            "https" => Connector::tls(roots)?,
+            _ => return Err(bad()),
+        };
+        if authority.as_str().contains('@') {
+            return Err(bad());
+        }
+        let base = parts.path_and_query.as_ref().map_or("", PathAndQuery::path).trim_end_matches('/');
+        let http = legacy::Client::builder(Tasks).pool_idle_timeout(IDLE).build(connector);
+        let key = key.as_ref().map(bearer).transpose()?;
+        Ok(Self { http, scheme, authority, base: base.into(), key })
+    }
+
+    /// The same service, asked by another key.
+    ///
+    /// # Errors
+    /// [`ClientError::Setup`] when the key cannot stand in a header.
+    pub fn with_key(&self, key: &Secret<String>) -> Result<Self, ClientError> {
+        Ok(Self { key: Some(bearer(key)?), ..self.clone() })
+    }
+
+    /// Where the service is.
+    #[must_use]
+    pub fn url(&self) -> String {
+        format!("{}://{}{}", self.scheme, self.authority, self.base)
+    }
+
+    fn unreachable(&self, reason: impl Into<String>) -> ClientError {
+        ClientError::Unreachable { url: self.url(), reason: reason.into() }
+    }
+
+    fn protocol(&self, reason: impl Into<String>) -> ClientError {
+        ClientError::Protocol { url: self.url(), reason: reason.into() }
+    }
+
+    /// Asks, and reads the answer's JSON.
+    async fn ask<T: DeserializeOwned>(&self, ask: Ask<'_>) -> Result<T, ClientError> {
+        let answer = self.send(ask).await?;
+        serde_json::from_slice(&answer)
+            .map_err(|error| self.protocol(format!("{error} in the answer to `{}`", ask.path)))
+    }
+
+    /// Asks, and gives the answer's body when it is a success.
+    async fn send(&self, ask: Ask<'_>) -> Result<Bytes, ClientError> {
+        let request = self.request(ask)?;
+        let exchange = async {
+            let response =
+                self.http.request(request).await.map_err(|error| self.unreachable(causes(&error)))?;
+            let status = response.status();
+            let problem = is_problem(&response);
+            let body = self.body(response).await?;
+            if status.is_success() { Ok(body) } else { Err(self.refusal(status, problem, &body)) }
+        };
+        let late = || self.unreachable(format!("no answer within {} s", ask.within.as_secs()));
+        tokio::time::timeout(ask.within, exchange).await.unwrap_or_else(|_| Err(late()))
+    }
+
+    fn request(&self, ask: Ask<'_>) -> Result<Request<Full<Bytes>>, ClientError> {
+        let body = Bytes::copy_from_slice(ask.body);
+        if body.len() > MAX_BODY {
+            return Err(ClientError::Setup(format!("more than {} MiB in one request", MAX_BODY >> 20)));
+        }
+        let made = Uri::builder()
+            .scheme(self.scheme.clone())
+            .authority(self.authority.clone())
+            .path_and_query(format!("{}{}", self.base, ask.path))
+            .build()
+            .and_then(|uri| {
+                let mut request = Request::builder()
+                    .method(ask.method)
+                    .uri(uri)
+                    .header(ACCEPT, "application/json, application/problem+json")
+                    .header(USER_AGENT, concat!("sideguard/", env!("CARGO_PKG_VERSION")));
+                if !body.is_empty() {
+                    request = request.header(CONTENT_TYPE, "application/json");
+                }
+                if let Some(key) = &self.key {
+                    request = request.header(AUTHORIZATION, key.expose());
+                }
+                request.body(Full::new(body))
+            });
+        made.map_err(|error| ClientError::Setup(format!("`{}` cannot be asked for: {error}", ask.path)))
+    }
+
+    async fn body(&self, response: Response<Incoming>) -> Result<Bytes, ClientError> {
+        let too_long = || self.protocol(format!("an answer of more than {} MiB", MAX_BODY >> 20));
+        let mut body = response.into_body();
+        let expected = usize::try_from(body.size_hint().lower()).unwrap_or(usize::MAX);
+        if expected > MAX_BODY {
+            return Err(too_long());
+        }
+        let mut whole = BytesMut::with_capacity(expected);
+        while let Some(frame) = body.frame().await {
+            let frame = frame.map_err(|error| self.unreachable(causes(&error)))?;
+            if let Some(data) = frame.data_ref() {
+                if whole.len() + data.len() > MAX_BODY {
+                    return Err(too_long());
+                }
+                whole.extend_from_slice(data);
+            }
+        }
+        Ok(whole.freeze())
+    }
+
+    fn refusal(&self, status: StatusCode, problem: bool, body: &[u8]) -> ClientError {
+        match serde_json::from_slice::<Problem>(body) {
+            Ok(told) if problem => ClientError::Refused(told),
+            _ => self.protocol(format!("status {status} without a reason")),
+        }
+    }
+}
+
+/// One request.
+#[derive(Clone, Copy)]
+struct Ask<'a> {
+    method: &'a Method,
+    path: &'a str,
+    body: &'a [u8],
+    within: Duration,
+}
+
+impl<'a> Ask<'a> {
+    const fn get(path: &'a str) -> Self {
+        Self { method: &Method::GET, path, body: &[], within: TO_ANSWER }
+    }
+
+    const fn delete(path: &'a str) -> Self {
+        Self { method: &Method::DELETE, path, body: &[], within: TO_ANSWER }
+    }
+
+    const fn post(path: &'a str, body: &'a [u8]) -> Self {
+        Self { method: &Method::POST, path, body, within: TO_ANSWER }
+    }
+}
+
+/// A body in JSON.
+fn json(body: &impl Serialize) -> Result<Vec<u8>, ClientError> {
+    serde_json::to_vec(body).map_err(|error| ClientError::Setup(error.to_string()))
+}
+
+fn bearer(key: &Secret<String>) -> Result<Secret<HeaderValue>, ClientError> {
+    let mut value = HeaderValue::from_str(&format!("Bearer {}", key.expose()))
+        .map_err(|_| ClientError::Setup("the key has characters that no key has".to_owned()))?;
+    value.set_sensitive(true);
+    Ok(Secret::new(value))
+}
+
+fn is_problem(response: &Response<Incoming>) -> bool {
+    let kind = response.headers().get(CONTENT_TYPE).and_then(|kind| kind.to_str().ok());
+    kind.is_some_and(|kind| kind.starts_with("application/problem+json"))
+}
+
+/// The innermost cause: hyper's own words say only that something went wrong.
+fn causes(error: &dyn std::error::Error) -> String {
+    let mut innermost = error;
+    while let Some(cause) = innermost.source() {
+        innermost = cause;
+    }
+    innermost.to_string()
+}
+
+#[cfg(test)]
+mod tests {
+    use sideguard_runtime::secret::Secret;
+
+    use super::{Client, ClientError};
+
+    #[test]
+    fn an_address_is_a_scheme_and_a_host() {
+        for url in ["http://127.0.0.1:4760", "http://control/", "http://[::1]:1/base/"] {
+            assert!(Client::new(url, None, None).is_ok(), "{url}");
+        }
+        for url in ["", "127.0.0.1:4760", "/v1", "ftp://control", "http://key@control", "http://"] {
+            let refused = Client::new(url, None, None);
+            assert!(matches!(refused, Err(ClientError::Setup(_))), "{url}");
+        }
+        let client = Client::new("http://h:1/base/", None, None).expect("a client");
+        assert_eq!(client.url(), "http://h:1/base");
+    }
+
+    #[test]
+    fn the_key_does_not_show() {
+        let key = Some(Secret::new("canary".to_owned()));
+        let client = Client::new("http://127.0.0.1:1", key, None).expect("a client");
+        assert!(!format!("{client:?}").contains("canary"));
+        let broken = Client::new("http://127.0.0.1:1", Some(Secret::new("can\nary".to_owned())), None);
+        assert!(broken.is_err_and(|error| !error.to_string().contains("ary\n")));
+    }
+
+    #[test]
+    fn https_needs_a_root() {
+        assert!(Client::new("https://control", None, Some(b"no certificate")).is_err());
+    }
+
+    #[tokio::test]
+    async fn nobody_there_is_unreachable() {
+        let client = Client::new("http://127.0.0.1:1", None, None).expect("a client");
+        let answer = client.kills().await;
+        assert!(matches!(answer, Err(ClientError::Unreachable { .. })), "{answer:?}");
+    }
+}
