@@ -2,6 +2,8 @@
 
 mod state;
 
+pub(crate) use state::place;
+
 use std::collections::HashMap;
 use std::hash::Hash;
 use std::net::SocketAddr;
@@ -27,10 +29,11 @@ use tokio::net::TcpListener;
 use tokio::sync::{Notify, Semaphore, watch};
 
 use crate::admin::Admin;
-use crate::breaker::Breakers;
+use crate::breaker::{Breakers, State};
 use crate::config::{self, ConfigError, Process};
 use crate::engine::{self, Connector, Trust};
 use crate::feed::{self, Policy, PolicyError};
+use crate::fleet::{self, Fleet};
 use crate::metrics::Metrics;
 use crate::nameserver::{self, NameServer};
 use crate::ports::{self, Door, Ports, Uids};
@@ -106,6 +109,8 @@ impl HostList {
 pub struct Sidecar {
     pub(crate) config: ProxySpec,
     pub(crate) agent: Option<Arc<Caller>>,
+    /// The fleet that it belongs to.
+    pub(crate) fleet: Option<Fleet>,
     pub(crate) uids: Uids,
     /// Agents that have a port of their own.
     doors: Vec<Arc<Caller>>,
@@ -158,6 +163,24 @@ impl Sidecar {
             .chain(self.uids.agents())
             .chain(self.doors.iter().map(Arc::as_ref))
             .collect()
+    }
+
+    /// Puts one of the sidecar's own doings on record.
+    pub(crate) fn told(&self, code: &str) {
+        let mut record = Record::new(Phase::Control, clock::now());
+        record.code = Some(code.to_owned());
+        self.note(&record);
+    }
+
+    /// Breakers that are not healthy, as `name: state`.
+    pub(crate) fn unhealthy_breakers(&self) -> Vec<String> {
+        let named = |(key, state): (String, State)| {
+            let state = if matches!(state, State::Probing { .. }) { "probing" } else { "tripped" };
+            format!("{key}: {state}")
+        };
+        let troubled = self.breakers.troubled().into_iter().map(named);
+        let runaways = self.runaways.all(clock::now()).into_iter();
+        troubled.chain(runaways.map(|(agent, _)| format!("agent/{agent}: tripped"))).collect()
     }
 
     /// Whether the kill file is there.
@@ -230,6 +253,7 @@ impl Sidecar {
     fn build(&self) -> Result<Policy, PolicyError> {
         let mut sources = feed::read(&self.config.policies)?;
         sources.extend(self.given.iter().cloned());
+        sources.extend(self.fleet.iter().flat_map(Fleet::sources));
         feed::build(&sources, &self.config.upstreams, &Process)
     }
 }
@@ -280,6 +304,7 @@ pub async fn start(
     let mut tasks = vec![
         tasks::Owned::new(&tasks::spawn("admin", admin::serve(admin, answer))),
         tasks::Owned::new(&tasks::spawn("look", look(Arc::clone(&sidecar)))),
+        tasks::Owned::new(&tasks::spawn("fleet", fleet::belong(Arc::clone(&sidecar)))),
     ];
     for socket in opened.dns_udp {
         let serve = nameserver::serve_udp(socket, Arc::clone(&sidecar));
@@ -333,8 +358,16 @@ fn assemble(
 ) -> Result<Sidecar, StartError> {
     config::check(&config)?;
     let value = |what: String| StartError::Config(ConfigError::Value(what));
+    let fleet = match &config.control {
+        Some(control) => {
+            Some(Fleet::open(control.clone(), state, state::sidecar_id(state).map_err(StartError::State)?))
+        }
+        None => None,
+    };
+    let fleet = fleet.transpose().map_err(StartError::State)?;
     let mut sources = feed::read(&config.policies)?;
     sources.extend(given.iter().cloned());
+    sources.extend(fleet.iter().flat_map(Fleet::sources));
     let policy = feed::build(&sources, &config.upstreams, &Process)?;
     let ledger = Ledger::new(policy.set.budgets()).map_err(|error| PolicyError::Budget(error.to_string()))?;
     let resolver = Resolver::new(&config.hosts, &config.private, config.limits.connect_timeout.0);
@@ -355,6 +388,7 @@ fn assemble(
         intercept: HostList(config.tls.intercept.iter().map(|host| host.to_ascii_lowercase()).collect()),
         passthrough: HostList(config.tls.passthrough.iter().map(|host| host.to_ascii_lowercase()).collect()),
         agent,
+        fleet,
         uids: Uids::new(&config),
         doors: config
             .agents

@@ -74,9 +74,6 @@ pub fn load(path: &Path) -> Result<ProxySpec, ConfigError> {
 /// The first value that cannot be used.
 pub fn check(spec: &ProxySpec) -> Result<(), ConfigError> {
     let bad = |what: &str| Err(ConfigError::Value(what.to_owned()));
-    if spec.control.is_some() {
-        return bad("`control`: this version has no control service; leave it out and name `policies`");
-    }
     if !matches!(spec.refusals.budget_status, 402 | 403 | 422 | 429) {
         return bad("`refusals.budgetStatus` must be 402, 403, 422 or 429");
     }

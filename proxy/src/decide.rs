@@ -55,6 +55,9 @@ pub(crate) fn judge(
     if sidecar.killed() {
         return Err(Refusal::new(Code::Killed, "kill", "all calls are stopped by the kill switch"));
     }
+    if let Some(refusal) = sidecar.fleet.as_ref().and_then(|fleet| fleet.stops(caller, item.class.verb)) {
+        return Err(refusal);
+    }
     if let Some(identity) = exchange.policy.set.identity_by_name(&caller.tenant, &caller.agent)
         && let Err(reason) = identity.scope(&call)
     {

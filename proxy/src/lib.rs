@@ -17,6 +17,7 @@ pub mod daemon;
 mod decide;
 mod engine;
 pub mod feed;
+mod fleet;
 mod flow;
 mod forward;
 mod identify;

@@ -1,6 +1,6 @@
 //! What the sidecar counts, for Prometheus. Labels come from bounded sets.
 
-use std::sync::atomic::AtomicU64;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use parking_lot::Mutex;
 use prometheus_client::encoding::EncodeLabelSet;
@@ -14,6 +14,7 @@ use sideguard_types::audit::{Phase, Record};
 use sideguard_types::refusal::Code;
 use sideguard_types::units::MicroUsd;
 use sideguard_types::usage::Usage;
+use sideguard_types::verdict::Decision;
 
 use crate::call::Exchange;
 
@@ -69,6 +70,8 @@ pub(crate) struct Metrics {
     connections: Gauge,
     reloads: Family<Named, Counter>,
     providers: Mutex<Vec<String>>,
+    /// Calls and refusals so far.
+    counts: [AtomicU64; 2],
 }
 
 impl Metrics {
@@ -91,6 +94,7 @@ impl Metrics {
             connections: Gauge::default(),
             reloads: Family::default(),
             providers: Mutex::default(),
+            counts: Default::default(),
         };
         let registry = &mut metrics.registry;
         registry.register("decisions", "Judgements by point and decision", metrics.decisions.clone());
@@ -122,6 +126,14 @@ impl Metrics {
 
     /// Counts the judgement that an entry of the record tells.
     pub(crate) fn recorded(&self, record: &Record) {
+        let [calls, denied] = &self.counts;
+        match record.phase {
+            Phase::Intent => calls.fetch_add(1, Ordering::Relaxed),
+            Phase::Decision if record.decision.is_some_and(|decision| decision >= Decision::Throttle) => {
+                denied.fetch_add(1, Ordering::Relaxed)
+            }
+            _ => 0,
+        };
         if let (Some(point), Some(decision)) = (record.point, record.decision)
             && matches!(record.phase, Phase::Intent | Phase::Decision)
         {
@@ -129,6 +141,12 @@ impl Metrics {
                 .get_or_create(&Decided { point: point.as_str(), decision: decision.as_str() })
                 .inc();
         }
+    }
+
+    /// Calls that left and refusals, since the start.
+    pub(crate) fn counts(&self) -> (u64, u64) {
+        let [calls, denied] = &self.counts;
+        (calls.load(Ordering::Relaxed), denied.load(Ordering::Relaxed))
     }
 
     pub(crate) fn refused(&self, code: Code) {

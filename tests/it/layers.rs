@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use cargo_metadata::{DependencyKind, Metadata, MetadataCommand};
 
-const RANKS: [(&str, u8); 12] = [
+const RANKS: [(&str, u8); 13] = [
     ("sideguard-types", 0),
     ("sideguard-runtime", 1),
     ("sideguard-policy", 2),
@@ -15,6 +15,7 @@ const RANKS: [(&str, u8); 12] = [
     ("sideguard-store", 2),
     ("sideguard-client", 2),
     ("sideguard-proxy", 3),
+    ("sideguard-control", 3),
     ("sideguard", 4),
     ("sideguard-tests", 5),
     ("sideguard-bench", 5),

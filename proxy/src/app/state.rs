@@ -140,7 +140,7 @@ fn charge(ledger: &mut Ledger, agent: Option<&Caller>, record: &Record, tools: u
 }
 
 /// The sidecar's id: made once, kept in the state directory.
-fn sidecar_id(state: &Path) -> Result<String, String> {
+pub(super) fn sidecar_id(state: &Path) -> Result<String, String> {
     kept(&state.join("sidecar.id"), || id::new(clock::now()), 0o644)
 }
 
@@ -163,7 +163,7 @@ fn kept(path: &Path, make: impl FnOnce() -> String, mode: u32) -> Result<String,
 }
 
 /// Writes a whole file or none of it.
-fn place(path: &Path, bytes: &[u8], mode: u32) -> std::io::Result<()> {
+pub(crate) fn place(path: &Path, bytes: &[u8], mode: u32) -> std::io::Result<()> {
     let next = path.with_extension("next");
     // What a crash left behind.
     let _ = fs::remove_file(&next);

@@ -110,13 +110,27 @@ impl Default for Listen {
 
 /// Control service.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
+#[serde(deny_unknown_fields, rename_all = "camelCase")]
 pub struct Control {
     /// Its base URL.
     pub url: String,
-    /// File with the enrolment token.
+    /// File with the enrolment token; needed once, for a state directory that has not enrolled.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub token: Option<TokenFile>,
+    /// How long calls that only read go on when control cannot be reached.
+    #[serde(default = "an_hour")]
+    pub max_stale: Span,
+    /// How long calls that write go on then.
+    #[serde(default = "a_minute")]
+    pub max_stale_writes: Span,
+}
+
+fn an_hour() -> Span {
+    Span(std::time::Duration::from_secs(3_600))
+}
+
+fn a_minute() -> Span {
+    Span(std::time::Duration::from_secs(60))
 }
 
 /// File with a token.

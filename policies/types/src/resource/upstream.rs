@@ -28,7 +28,7 @@ pub struct UpstreamSpec {
 }
 
 /// Whether `stream_options.include_usage` is put into streamed chats that do not have it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum StreamUsage {
     /// It is; the chunk that it brings is hidden from the agent.

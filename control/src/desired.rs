@@ -1,0 +1,386 @@
+//! The desired state: a sequence of generations, each a whole set of objects that was validated before it came into force.
+//!
+//! The texts of objects are kept by their hash, a generation lists them by name, and `head` says which one is in force. A new
+//! generation and the new head are written together, and only when the head is still the one that was read: two writers at
+//! once cannot lose each other's work.
+
+mod texts;
+
+use std::collections::{BTreeMap, HashSet};
+
+use serde::{Deserialize, Serialize};
+use sha2::{Digest, Sha256};
+use sideguard_policy::compile;
+use sideguard_policy::source::{self, Severity, Source};
+use sideguard_store::documents::{Edit, Expect, Revision};
+use sideguard_store::{Store, StoreError};
+use sideguard_types::control::{Action, Applied, Apply, Change, Generation, Name, Object, Signed, Text};
+use sideguard_types::time::Timestamp;
+
+use crate::error::Failure;
+use crate::keys::{Principal, own_key};
+use crate::signer::hex;
+
+/// Most objects of one set.
+const MOST: usize = 20_000;
+/// Edits in one write of texts.
+const BATCH: usize = 200;
+
+/// One object of a generation.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Entry {
+    pub(crate) name: Name,
+    pub(crate) labels: BTreeMap<String, String>,
+    /// Whether it names no tenant, and so holds for all.
+    pub(crate) shared: bool,
+    /// Hash of its text.
+    pub(crate) text: String,
+    /// The generation that it came with in this form.
+    pub(crate) since: u64,
+}
+
+/// A generation as it is kept.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub(crate) struct Kept {
+    pub(crate) told: Generation,
+    pub(crate) entries: Vec<Entry>,
+}
+
+/// The generation in force.
+#[derive(Debug, Clone)]
+pub(crate) struct Head {
+    pub(crate) kept: Kept,
+    /// Revision of the head's document; none before the first generation.
+    revision: Option<Revision>,
+}
+
+/// What a change asks for.
+pub(crate) enum Wish {
+    /// Objects in place of those with their names.
+    Apply(Apply),
+    /// Objects that go.
+    Delete(Vec<Name>),
+    /// An earlier generation's objects.
+    Rollback(u64),
+}
+
+fn broken(at: &impl ToString) -> Failure {
+    Failure::Broken(at.to_string())
+}
+
+fn generation_key(number: u64) -> Result<sideguard_store::key::Key, Failure> {
+    own_key(&format!("generations/{number:020}"))
+}
+
+fn text_key(hash: &str) -> Result<sideguard_store::key::Key, Failure> {
+    own_key(&format!("texts/{hash}"))
+}
+
+/// The generation in force; an empty one, number zero, before the first.
+pub(crate) async fn head(store: &Store, now: Timestamp) -> Result<Head, Failure> {
+    let at = own_key("head")?;
+    let Some(document) = store.documents.get(now, &at).await? else {
+        let told = Generation {
+            number: 0,
+            digest: digest(&[]),
+            time: now,
+            by: String::new(),
+            verb: String::new(),
+            objects: 0,
+            summary: Vec::new(),
+        };
+        return Ok(Head { kept: Kept { told, entries: Vec::new() }, revision: None });
+    };
+    let number: u64 = std::str::from_utf8(&document.value)
+        .ok()
+        .and_then(|text| text.parse().ok())
+        .ok_or_else(|| broken(&at))?;
+    Ok(Head { kept: generation(store, now, number).await?, revision: Some(document.revision) })
+}
+
+/// One generation.
+pub(crate) async fn generation(store: &Store, now: Timestamp, number: u64) -> Result<Kept, Failure> {
+    let at = generation_key(number)?;
+    let document = store.documents.get(now, &at).await?;
+    let document = document.ok_or_else(|| Failure::Missing(format!("generation {number}")))?;
+    serde_json::from_slice(&document.value).map_err(|_| broken(&at))
+}
+
+/// The texts of objects, in order.
+pub(crate) async fn texts(store: &Store, now: Timestamp, entries: &[Entry]) -> Result<Vec<String>, Failure> {
+    let mut texts = Vec::with_capacity(entries.len());
+    for entry in entries {
+        let at = text_key(&entry.text)?;
+        let document = store.documents.get(now, &at).await?.ok_or_else(|| broken(&at))?;
+        texts.push(String::from_utf8(document.value.to_vec()).map_err(|_| broken(&at))?);
+    }
+    Ok(texts)
+}
+
+/// An object with its text.
+pub(crate) async fn object(store: &Store, now: Timestamp, entry: &Entry) -> Result<Object, Failure> {
+    let text = texts(store, now, std::slice::from_ref(entry)).await?.pop().unwrap_or_default();
+    Ok(Object { name: entry.name.clone(), labels: entry.labels.clone(), generation: entry.since, text })
+}
+
+/// The objects that bear on a tenant, not signed yet.
+pub(crate) async fn for_tenant(
+    store: &Store,
+    now: Timestamp,
+    kept: &Kept,
+    tenant: &str,
+) -> Result<Signed, Failure> {
+    let own = kept.entries.iter().filter(|entry| entry.shared || entry.name.tenant == tenant);
+    let own: Vec<Entry> = own.cloned().collect();
+    let texts = texts(store, now, &own).await?;
+    let documents =
+        own.iter().zip(texts).map(|(entry, text)| Text { name: file(&entry.name), text }).collect();
+    let signature = String::new();
+    Ok(Signed {
+        tenant: tenant.to_owned(),
+        number: kept.told.number,
+        time: kept.told.time,
+        documents,
+        signature,
+    })
+}
+
+/// The name under which findings speak of an object, and from which a safety.yaml document takes its own.
+fn file(name: &Name) -> String {
+    format!("{}/{}/{}.yaml", name.tenant, name.kind.to_lowercase(), name.name)
+}
+
+/// Changes the desired state, or tells what would change.
+pub(crate) async fn change(
+    store: &Store,
+    now: Timestamp,
+    by: &Principal,
+    wish: Wish,
+) -> Result<Applied, Failure> {
+    let head = head(store, now).await?;
+    let before = &head.kept;
+    let (verb, dry, expect) = match &wish {
+        Wish::Apply(apply) => ("apply", apply.dry_run, apply.expect),
+        Wish::Delete(_) => ("delete", false, None),
+        Wish::Rollback(_) => ("rollback", false, None),
+    };
+    if let Some(expect) = expect.filter(|expect| *expect != before.told.number) {
+        return Err(Failure::Conflict(format!(
+            "generation {} is in force, and the change builds on {expect}: look at what changed, then apply again",
+            before.told.number
+        )));
+    }
+    let number = before.told.number.saturating_add(1);
+    let mut fresh: BTreeMap<String, String> = BTreeMap::new();
+    let mut warnings = Vec::new();
+    let entries = match wish {
+        Wish::Apply(apply) => {
+            let given = texts::split(&apply.documents)?;
+            warnings = given.warnings;
+            applied(before, number, given.objects, apply.prune.as_ref(), &mut fresh)
+        }
+        Wish::Delete(names) => {
+            for name in &names {
+                if !before.entries.iter().any(|entry| entry.name == *name) {
+                    return Err(Failure::Missing(format!(
+                        "{} `{}` in tenant `{}`",
+                        name.kind, name.name, name.tenant
+                    )));
+                }
+            }
+            before.entries.iter().filter(|entry| !names.contains(&entry.name)).cloned().collect()
+        }
+        Wish::Rollback(to) => generation(store, now, to).await?.entries,
+    };
+    if entries.len() > MOST {
+        return Err(Failure::Invalid(format!("more than {MOST} objects")));
+    }
+    let changes = compared(store, now, before, &entries, &fresh).await?;
+    if let Some(change) =
+        changes.iter().find(|change| change.action != Action::Unchanged && !by.reaches(&change.name.tenant))
+    {
+        // Whether it is there is not this key's to know.
+        return Err(Failure::Missing(format!("tenant `{}`", change.name.tenant)));
+    }
+    validate(store, now, &entries, &fresh).await?;
+    let told = Generation {
+        number,
+        digest: digest(&entries),
+        time: now,
+        by: by.name.clone(),
+        verb: verb.to_owned(),
+        objects: entries.len() as u64,
+        summary: changes.iter().filter(|change| change.action != Action::Unchanged).map(line).collect(),
+    };
+    if told.summary.is_empty() || dry {
+        let generation = before.told.number;
+        let digest = if dry { told.digest } else { before.told.digest.clone() };
+        return Ok(Applied { generation, digest, changes, warnings });
+    }
+    let answer = Applied { generation: number, digest: told.digest.clone(), changes, warnings };
+    write(store, now, head.revision, &Kept { told, entries }, &fresh).await?;
+    Ok(answer)
+}
+
+fn line(change: &Change) -> String {
+    let Name { tenant, kind, name } = &change.name;
+    format!("{} {}/{tenant}/{name}", change.action.as_str(), kind.to_lowercase())
+}
+
+/// The set with the given objects in it.
+fn applied(
+    before: &Kept,
+    number: u64,
+    given: Vec<texts::Given>,
+    prune: Option<&BTreeMap<String, String>>,
+    fresh: &mut BTreeMap<String, String>,
+) -> Vec<Entry> {
+    let mut entries: BTreeMap<Name, Entry> =
+        before.entries.iter().map(|entry| (entry.name.clone(), entry.clone())).collect();
+    if let Some(labels) = prune.filter(|labels| !labels.is_empty()) {
+        let kept: HashSet<&Name> = given.iter().map(|given| &given.name).collect();
+        entries.retain(|name, entry| {
+            kept.contains(name) || !labels.iter().all(|(key, value)| entry.labels.get(key) == Some(value))
+        });
+    }
+    for texts::Given { name, labels, shared, text } in given {
+        let hash = hex(&Sha256::digest(text.as_bytes()));
+        let same = entries.get(&name).filter(|entry| entry.text == hash);
+        let since = same.map_or(number, |entry| entry.since);
+        fresh.insert(hash.clone(), text);
+        entries.insert(name.clone(), Entry { name, labels, shared, text: hash, since });
+    }
+    entries.into_values().collect()
+}
+
+async fn compared(
+    store: &Store,
+    now: Timestamp,
+    before: &Kept,
+    after: &[Entry],
+    fresh: &BTreeMap<String, String>,
+) -> Result<Vec<Change>, Failure> {
+    let old: BTreeMap<&Name, &Entry> = before.entries.iter().map(|entry| (&entry.name, entry)).collect();
+    let new: BTreeMap<&Name, &Entry> = after.iter().map(|entry| (&entry.name, entry)).collect();
+    let mut changes = Vec::new();
+    for name in old.keys().chain(new.keys()).collect::<std::collections::BTreeSet<_>>() {
+        let (old, new) = (old.get(*name), new.get(*name));
+        let action = match (old, new) {
+            (None, _) => Action::Created,
+            (_, None) => Action::Deleted,
+            (Some(old), Some(new)) if old.text == new.text => Action::Unchanged,
+            _ => Action::Updated,
+        };
+        let mut change = Change { action, name: (*name).clone(), before: None, after: None };
+        if action == Action::Unchanged {
+            // Objects that nobody named are not part of the answer.
+            if new.is_some_and(|new| fresh.contains_key(&new.text)) {
+                changes.push(change);
+            }
+            continue;
+        }
+        if let Some(old) = old {
+            change.before = texts(store, now, std::slice::from_ref(*old)).await?.pop();
+        }
+        if let Some(new) = new {
+            change.after = match fresh.get(&new.text) {
+                Some(text) => Some(text.clone()),
+                None => texts(store, now, std::slice::from_ref(*new)).await?.pop(),
+            };
+        }
+        changes.push(change);
+    }
+    Ok(changes)
+}
+
+/// Compiles the whole set, as every sidecar will.
+async fn validate(
+    store: &Store,
+    now: Timestamp,
+    entries: &[Entry],
+    fresh: &BTreeMap<String, String>,
+) -> Result<(), Failure> {
+    let mut sources = Vec::with_capacity(entries.len());
+    for entry in entries {
+        let text = match fresh.get(&entry.text) {
+            Some(text) => text.clone(),
+            None => texts(store, now, std::slice::from_ref(entry)).await?.pop().unwrap_or_default(),
+        };
+        sources.push(Source::new(file(&entry.name), text));
+    }
+    // Thousands of rules take a while: not on a thread that serves others.
+    let checked = tokio::task::spawn_blocking(move || {
+        let loaded = source::load(&sources);
+        let errors: Vec<String> = loaded
+            .findings
+            .iter()
+            .filter(|finding| finding.severity == Severity::Error)
+            .map(ToString::to_string)
+            .collect();
+        if !errors.is_empty() {
+            return Err(errors);
+        }
+        compile(&loaded).map(drop).map_err(|findings| findings.iter().map(ToString::to_string).collect())
+    });
+    match checked.await {
+        Ok(Ok(())) => Ok(()),
+        Ok(Err(findings)) => Err(Failure::Findings(findings)),
+        Err(error) => Err(Failure::Invalid(format!("the set cannot be checked: {error}"))),
+    }
+}
+
+async fn write(
+    store: &Store,
+    now: Timestamp,
+    revision: Option<Revision>,
+    kept: &Kept,
+    fresh: &BTreeMap<String, String>,
+) -> Result<(), Failure> {
+    let mut edits = Vec::new();
+    for (hash, text) in fresh {
+        edits.push(Edit::put(text_key(hash)?, text.clone().into_bytes().into(), Expect::Any));
+    }
+    // Texts without a generation harm nobody; a generation without its texts would.
+    for batch in edits.chunks(BATCH) {
+        store.documents.put_all(now, batch.to_vec()).await?;
+    }
+    let value = serde_json::to_vec(kept).map_err(|error| Failure::Invalid(error.to_string()))?;
+    let number = kept.told.number;
+    let written = store
+        .documents
+        .put_all(
+            now,
+            vec![
+                Edit::put(generation_key(number)?, value.into(), Expect::Absent),
+                Edit::put(
+                    own_key("head")?,
+                    number.to_string().into_bytes().into(),
+                    revision.map_or(Expect::Absent, Expect::Revision),
+                ),
+            ],
+        )
+        .await;
+    match written {
+        Ok(_) => Ok(()),
+        Err(StoreError::Conflict { .. }) => Err(Failure::Conflict(
+            "somebody else changed the desired state meanwhile: apply again".to_owned(),
+        )),
+        Err(error) => Err(error.into()),
+    }
+}
+
+/// Digest over the objects, whatever their order and the generation that they came with.
+fn digest(entries: &[Entry]) -> String {
+    let mut lines: Vec<String> = entries
+        .iter()
+        .map(|entry| {
+            format!("{} {} {} {}\n", entry.name.tenant, entry.name.kind, entry.name.name, entry.text)
+        })
+        .collect();
+    lines.sort_unstable();
+    let mut hash = Sha256::new();
+    for line in lines {
+        hash.update(line.as_bytes());
+    }
+    format!("sha256:{}", hex(&hash.finalize()))
+}

@@ -1,0 +1,97 @@
+//! Kill switches: kept in one document, so that their number goes up with each change and sidecars know what is newer.
+
+use serde::{Deserialize, Serialize};
+use sideguard_store::documents::{Expect, Revision};
+use sideguard_store::{Store, StoreError};
+use sideguard_types::control::{Kill, Kills, Scope};
+use sideguard_types::time::Timestamp;
+
+use crate::error::Failure;
+use crate::keys::own_key;
+
+/// Most switches at once.
+const MOST: usize = 1_000;
+
+/// All switches as they are kept.
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+pub(crate) struct Kept {
+    pub(crate) number: u64,
+    pub(crate) kills: Vec<Kill>,
+}
+
+impl Kept {
+    /// Those that bear on a tenant's sidecars.
+    pub(crate) fn for_tenant(&self, tenant: &str) -> Kills {
+        let bears = |scope: &&Scope| match scope {
+            Scope::Fleet => true,
+            Scope::Tenant(own) | Scope::Agent { tenant: own, .. } => own == tenant,
+        };
+        let scopes = self.kills.iter().map(|kill| &kill.scope).filter(bears).cloned().collect();
+        Kills { number: self.number, scopes }
+    }
+}
+
+/// The switches that are on.
+pub(crate) async fn kept(store: &Store, now: Timestamp) -> Result<Kept, Failure> {
+    Ok(read(store, now).await?.0)
+}
+
+async fn read(store: &Store, now: Timestamp) -> Result<(Kept, Option<Revision>), Failure> {
+    let at = own_key("kills")?;
+    match store.documents.get(now, &at).await? {
+        None => Ok((Kept::default(), None)),
+        Some(document) => {
+            let kept =
+                serde_json::from_slice(&document.value).map_err(|_| Failure::Broken(at.to_string()))?;
+            Ok((kept, Some(document.revision)))
+        }
+    }
+}
+
+/// Changes the switches; tried again when somebody else was faster.
+async fn change(
+    store: &Store,
+    now: Timestamp,
+    change: impl Fn(&mut Vec<Kill>) -> Result<bool, Failure>,
+) -> Result<bool, Failure> {
+    loop {
+        let (mut kept, revision) = read(store, now).await?;
+        if !change(&mut kept.kills)? {
+            return Ok(false);
+        }
+        kept.number = kept.number.saturating_add(1);
+        let value = serde_json::to_vec(&kept).map_err(|error| Failure::Invalid(error.to_string()))?;
+        let expect = revision.map_or(Expect::Absent, Expect::Revision);
+        match store.documents.put(now, &own_key("kills")?, value.into(), expect, None).await {
+            Ok(_) => return Ok(true),
+            Err(StoreError::Conflict { .. }) => {}
+            Err(error) => return Err(error.into()),
+        }
+    }
+}
+
+/// Switches one on.
+pub(crate) async fn on(store: &Store, now: Timestamp, kill: &Kill) -> Result<(), Failure> {
+    change(store, now, |kills| {
+        kills.retain(|known| known.scope != kill.scope);
+        if kills.len() >= MOST {
+            return Err(Failure::Invalid(format!(
+                "{MOST} kill switches are on: stop a tenant or the fleet instead"
+            )));
+        }
+        kills.push(kill.clone());
+        Ok(true)
+    })
+    .await
+    .map(drop)
+}
+
+/// Switches one off.
+pub(crate) async fn off(store: &Store, now: Timestamp, scope: &Scope) -> Result<(), Failure> {
+    let found = change(store, now, |kills| {
+        let before = kills.len();
+        kills.retain(|known| known.scope != *scope);
+        Ok(kills.len() != before)
+    });
+    if found.await? { Ok(()) } else { Err(Failure::Missing(format!("kill switch for `{scope}`"))) }
+}
