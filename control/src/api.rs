@@ -49,7 +49,7 @@ enum Access {
     Owners,
 }
 
-type Routes = [(Method, &'static str, Access, fn() -> MethodRouter<Arc<Control>>); 17];
+type Routes = [(Method, &'static str, Access, fn() -> MethodRouter<Arc<Control>>); 18];
 
 /// Every route.
 fn routes() -> Routes {
@@ -70,6 +70,7 @@ fn routes() -> Routes {
         (Method::POST, "/v1/delete", Operators, || post(desired::delete)),
         (Method::POST, "/v1/rollback", Owners, || post(desired::rollback)),
         (Method::GET, "/v1/generations", Owners, || get(desired::generations)),
+        (Method::GET, "/v1/generations/{number}", Owners, || get(desired::generation)),
         (Method::GET, "/v1/objects", People, || get(desired::objects)),
         (Method::GET, "/v1/objects/{tenant}/{kind}/{name}", People, || get(desired::object)),
     ]
@@ -185,7 +186,7 @@ mod tests {
             keys.push((role, tenant, keys::make(&control.store, now, &principal).await.expect("a key")));
         }
         for (method, path, access, _) in routes() {
-            let path = path.replace("{tenant}", "acme").replace("{kind}", "Policy").replace("{name}", "p");
+            let path = path.replace("{tenant}", "acme").replace("{kind}", "Policy").replace("{name}", "p").replace("{number}", "1");
             if matches!(access, Access::Open | Access::Token) {
                 continue;
             }

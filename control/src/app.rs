@@ -7,8 +7,9 @@ use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use sideguard_runtime::{clock, tasks};
+use sideguard_runtime::{clock, ports, tasks};
 use sideguard_store::{Store, StoreError};
+use sideguard_types::resource::ControlSpec;
 use tokio::net::TcpListener;
 use tokio::sync::watch;
 
@@ -53,24 +54,29 @@ pub enum StartError {
 pub struct Running {
     store: Store,
     address: SocketAddr,
+    state: PathBuf,
     operator_key: PathBuf,
     stop: watch::Sender<bool>,
     serving: tokio::task::JoinHandle<std::io::Result<()>>,
     following: tasks::Owned,
 }
 
-/// Starts the service: `listen` is its address, `state` its directory.
+/// Starts the service: `state` is its directory.
 ///
 /// # Errors
 /// Why it cannot start.
-pub async fn start(listen: &str, state: &Path) -> Result<Running, StartError> {
+pub async fn start(spec: &ControlSpec, state: &Path) -> Result<Running, StartError> {
     let dir = state.join("control");
     std::fs::DirBuilder::new()
         .recursive(true)
         .mode(0o700)
         .create(&dir)
         .map_err(|source| StartError::State { path: dir.clone(), source })?;
-    let store = Store::open_embedded(&dir).await?;
+    let listen = spec.listen.as_str();
+    let store = match &spec.store {
+        None => Store::open_embedded(&dir).await?,
+        Some(shared) => Store::open_shared(&shared.redis, &shared.nats, &shared.namespace).await?,
+    };
     let now = clock::now();
     let signer = Signer::open(&store, now).await?;
     let operator_key = state.join(OPERATOR_KEY);
@@ -90,7 +96,13 @@ pub async fn start(listen: &str, state: &Path) -> Result<Running, StartError> {
     });
     let serving = tasks::spawn("control", async move { serve.await });
     let following = tasks::Owned::new(&tasks::spawn("follow", waiting.follow(store.clone())));
-    Ok(Running { store, address, operator_key, stop, serving, following })
+    let known = [
+        ("control", format!("http://{address}")),
+        ("operator_key_file", operator_key.display().to_string()),
+    ];
+    ports::announce(state, &known)
+        .map_err(|source| StartError::State { path: state.join(ports::FILE), source })?;
+    Ok(Running { state: state.to_owned(), store, address, operator_key, stop, serving, following })
 }
 
 /// Makes the first operator's key when the file with it is not there.
@@ -106,10 +118,10 @@ async fn first_operator(store: &Store, path: &Path) -> Result<(), StartError> {
 }
 
 impl Running {
-    /// Where it listens.
+    /// Its base URL.
     #[must_use]
-    pub const fn address(&self) -> SocketAddr {
-        self.address
+    pub fn url(&self) -> String {
+        format!("http://{}", self.address)
     }
 
     /// The file with the first operator's key.
@@ -124,6 +136,8 @@ impl Running {
         // Questions of sidecars are held for long: they ask again elsewhere.
         let _ = tokio::time::timeout(std::time::Duration::from_secs(1), self.serving).await;
         drop(self.following);
+        // Nobody is there to tell.
+        let _ = ports::withdraw(&self.state, &["control", "operator_key_file"]);
         self.store.close().await;
     }
 }

@@ -7,6 +7,7 @@
 
 pub mod api;
 pub mod app;
+pub mod daemon;
 pub mod desired;
 mod error;
 mod feed;

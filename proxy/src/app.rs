@@ -2,8 +2,6 @@
 
 mod state;
 
-pub(crate) use state::place;
-
 use std::collections::HashMap;
 use std::hash::Hash;
 use std::net::SocketAddr;

@@ -12,21 +12,6 @@ use sideguard_types::resource::{Metadata, ProxySpec};
 use crate::roots;
 use crate::upstreams::Fill;
 
-/// Prefix of the environment variables that set keys of the configuration.
-const PREFIX: &str = "SIDEGUARD_";
-/// Variables with that prefix that are not keys of the configuration.
-const NOT_KEYS: [&str; 8] = [
-    "SIDEGUARD_STATE",
-    "SIDEGUARD_LOG",
-    "SIDEGUARD_CONFIG",
-    "SIDEGUARD_BIN",
-    // The client commands' own.
-    "SIDEGUARD_CONTROL_URL",
-    "SIDEGUARD_KEY",
-    "SIDEGUARD_KEY_FILE",
-    "SIDEGUARD_CA_FILE",
-];
-
 /// Why a configuration cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum ConfigError {
@@ -54,10 +39,7 @@ pub fn load(path: &Path) -> Result<ProxySpec, ConfigError> {
     let text =
         fs::read_to_string(path).map_err(|source| ConfigError::Read { path: path.to_owned(), source })?;
     let source = Source { name: path.display().to_string(), text };
-    let overrides: Vec<(String, String)> = environment::with_prefix(PREFIX)
-        .into_iter()
-        .filter(|(name, _)| !NOT_KEYS.contains(&name.as_str()))
-        .collect();
+    let overrides = environment::configuration();
     let (_, mut spec) = source::load_proxy(&source, &overrides).map_err(ConfigError::Findings)?;
     let base = path.parent().unwrap_or(Path::new(""));
     let anchor = |path: &mut PathBuf| *path = base.join(&*path);

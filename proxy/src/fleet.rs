@@ -21,6 +21,7 @@ use sideguard_types::call::{Caller, Verb};
 use sideguard_types::control::{Enrol, Enrolled, Kills, Refused, Report, Signed};
 use sideguard_types::refusal::{Code, Refusal};
 use sideguard_types::resource::Control;
+use sideguard_types::time::Timestamp;
 use tokio::sync::Notify;
 
 use crate::app::Sidecar;
@@ -34,6 +35,8 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(5);
 const IDENTITY: &str = "control.json";
 /// Name of the file with the last generation.
 const GENERATION: &str = "generation.json";
+/// Name of the file that says when control was heard of last.
+const HEARD: &str = "control.heard";
 
 /// What a sidecar knows of its fleet.
 #[derive(Debug)]
@@ -48,6 +51,8 @@ pub(crate) struct Fleet {
     kills: ArcSwap<Kills>,
     /// When control was heard of last, in microseconds.
     heard: AtomicI64,
+    /// The tenant that it is enrolled for.
+    tenant: ArcSwap<String>,
     /// Told when there is something to report.
     changed: Notify,
 }
@@ -78,6 +83,7 @@ impl Fleet {
             refused: Mutex::new(None),
             kills: ArcSwap::default(),
             heard: AtomicI64::new(0),
+            tenant: ArcSwap::default(),
             changed: Notify::new(),
         };
         let (identity, last) = (fleet.identity()?, read::<Signed>(&state.join(GENERATION))?);
@@ -85,6 +91,10 @@ impl Fleet {
             verify(&identity.signer, &last).map_err(|error| format!("`{GENERATION}`: {error}"))?;
             fleet.sources.store(Arc::new(sources(&last)));
             fleet.generation.store(last.number, Ordering::Release);
+            fleet.tenant.store(Arc::new(identity.tenant));
+            // What lies ahead was written before the clock was set back: it says nothing of how long ago that was.
+            let heard = read::<Timestamp>(&state.join(HEARD))?.filter(|heard| *heard <= clock::now());
+            fleet.heard.store(heard.unwrap_or_default().0, Ordering::Release);
         }
         Ok(fleet)
     }
@@ -111,7 +121,11 @@ impl Fleet {
             refusal.hint = Some(format!("is `{}` reachable, and is anything applied there?", self.rules.url));
             return Some(refusal);
         }
-        let silent = clock::now().since(sideguard_types::time::Timestamp(self.heard.load(Ordering::Acquire)));
+        if *caller.tenant != **self.tenant.load() {
+            let reason = format!("this sidecar is enrolled for another tenant than `{}`", caller.tenant);
+            return Some(Refusal::new(Code::Unauthenticated, "control", reason));
+        }
+        let silent = self.silent();
         let most = if verb == Verb::Read { self.rules.max_stale } else { self.rules.max_stale_writes };
         (silent > most.0).then(|| {
             let what = if verb == Verb::Read { "reads" } else { "writes" };
@@ -124,8 +138,17 @@ impl Fleet {
         read(&self.state.join(IDENTITY))
     }
 
+    fn silent(&self) -> Duration {
+        clock::now().since(Timestamp(self.heard.load(Ordering::Acquire)))
+    }
+
     fn alive(&self) {
-        self.heard.store(clock::now().0, Ordering::Release);
+        let now = clock::now();
+        self.heard.store(now.0, Ordering::Release);
+        // After a restart without control it counts as silent since the time before.
+        if let Err(error) = keep(&self.state.join(HEARD), &now) {
+            tracing::warn!(%error, "cannot keep when control was heard of");
+        }
     }
 }
 
@@ -141,7 +164,7 @@ fn read<T: for<'de> Deserialize<'de>>(path: &Path) -> Result<Option<T>, String> 
 
 fn keep(path: &Path, what: &impl Serialize) -> Result<(), String> {
     let bytes = serde_json::to_vec(what).map_err(|error| error.to_string())?;
-    crate::app::place(path, &bytes, 0o600).map_err(|error| format!("`{}`: {error}", path.display()))
+    sideguard_runtime::ports::place(path, &bytes, 0o600).map_err(|error| format!("`{}`: {error}", path.display()))
 }
 
 fn sources(signed: &Signed) -> Vec<Source> {
@@ -180,8 +203,7 @@ pub(crate) async fn belong(sidecar: Arc<Sidecar>) {
                 pause = (pause * 2).min(LONGEST_PAUSE);
             }
         }
-        if clock::now().since(sideguard_types::time::Timestamp(fleet.heard.load(Ordering::Acquire))) < REPORT
-        {
+        if fleet.silent() < REPORT {
             pause = PAUSE;
         }
     }
@@ -194,6 +216,7 @@ async fn session(sidecar: &Arc<Sidecar>, fleet: &Fleet) -> Result<Never, String>
     let told = |error: ClientError| error.to_string();
     let client = Client::new(&fleet.rules.url, None, None).map_err(told)?;
     let identity = enrolled(fleet, &client).await?;
+    fleet.tenant.store(Arc::new(identity.tenant.clone()));
     let client = client.with_key(&Secret::new(identity.key.clone())).map_err(told)?;
     tokio::try_join!(follow(sidecar, fleet, &client, &identity), tell(sidecar, fleet, &client))
         .map(|(never, _)| never)

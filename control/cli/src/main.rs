@@ -3,6 +3,7 @@
 mod apply;
 mod audit;
 mod capture;
+mod control;
 mod delete;
 mod describe;
 mod diff;
@@ -17,6 +18,7 @@ mod remote;
 mod rollback;
 mod run;
 mod token;
+mod up;
 
 use std::process::ExitCode;
 
@@ -47,6 +49,10 @@ enum Verb {
     Run(run::Arguments),
     /// Runs the sidecar or egress gateway as a daemon.
     Proxy(proxy::Arguments),
+    /// Runs the control service.
+    Control(control::Arguments),
+    /// Runs control service and proxy in one process, for a workstation or a small team.
+    Up(up::Arguments),
     /// Puts the redirect and lock-down rules into this network namespace and checks them: a pod's init step.
     Init(capture::Init),
     /// Puts rules into this network namespace, takes them away, prints them.
@@ -104,6 +110,8 @@ fn main() -> ExitCode {
     match arguments.verb {
         Verb::Run(arguments) => in_runtime(|| run::run(arguments)),
         Verb::Proxy(arguments) => in_runtime(|| proxy::run(arguments)),
+        Verb::Control(arguments) => in_runtime(|| control::run(arguments)),
+        Verb::Up(arguments) => in_runtime(|| up::run(arguments)),
         Verb::Init(arguments) => capture::init(&arguments),
         Verb::Capture(verb) => capture::run(verb),
         Verb::Doctor(arguments) => in_runtime(|| doctor::run(arguments)),

@@ -24,16 +24,21 @@ pub(crate) struct Arguments {
 }
 
 #[derive(Debug, Clone, Copy, ValueEnum)]
-enum Form {
+pub(crate) enum Form {
     Text,
     Json,
 }
 
+impl From<Form> for LogFormat {
+    fn from(form: Form) -> Self {
+        match form {
+            Form::Text => Self::Text,
+            Form::Json => Self::Json,
+        }
+    }
+}
+
 /// Runs the daemon.
 pub(crate) async fn run(arguments: Arguments) -> ExitCode {
-    let format = match arguments.log_format {
-        Form::Text => LogFormat::Text,
-        Form::Json => LogFormat::Json,
-    };
-    daemon::run(&arguments.config, arguments.state, format).await
+    daemon::run(&arguments.config, arguments.state, arguments.log_format.into()).await
 }

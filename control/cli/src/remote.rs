@@ -1,5 +1,6 @@
 //! What the verbs that ask a control service share: where it is, how they fail, what they read and print.
 
+pub(crate) mod join;
 pub(crate) mod kind;
 pub(crate) mod manifest;
 pub(crate) mod object;
@@ -42,6 +43,14 @@ impl Failure {
     /// The same, with a hint.
     pub(crate) fn hint(self, hint: impl Into<String>) -> Self {
         Self { hint: Some(hint.into()), ..self }
+    }
+}
+
+impl From<Failure> for anyhow::Error {
+    fn from(failure: Failure) -> Self {
+        let Failure { what, hint, findings, .. } = failure;
+        let lines = findings.into_iter().chain([what]).chain(hint.map(|hint| format!("hint: {hint}")));
+        Self::msg(lines.collect::<Vec<_>>().join("\n"))
     }
 }
 

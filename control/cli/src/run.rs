@@ -21,12 +21,14 @@ use sideguard_proxy::feed;
 use sideguard_proxy::ports::Ports;
 use sideguard_runtime::telemetry::{self, LogFormat};
 use sideguard_runtime::{clock, environment, id};
-use sideguard_types::resource::{Listen, Metadata, NoSni, ProxySpec, Tls};
+use sideguard_types::resource::{Control, Listen, Metadata, NoSni, ProxySpec, Tls, TokenFile};
+
+use crate::remote::{Place, join};
 
 use summary::Summary;
 
 /// What holds when no policy is named.
-const STARTER: &str = include_str!("../../../policies/bundles/starter.yaml");
+pub(crate) const STARTER: &str = include_str!("../../../policies/bundles/starter.yaml");
 /// Longest time that answers still under way are waited for when the command has ended.
 const DRAIN: Duration = Duration::from_secs(2);
 
@@ -61,6 +63,12 @@ pub(crate) struct Arguments {
     /// Control service to join.
     #[arg(long, value_name = "URL")]
     control: Option<String>,
+    /// File with an enrolment token for it; without it an operator's key that is known here makes one.
+    #[arg(long, value_name = "FILE", requires = "control")]
+    token_file: Option<PathBuf>,
+    /// Tenant of the agent.
+    #[arg(long, value_name = "TENANT")]
+    tenant: Option<String>,
     /// Limits for this run, such as `tokens=200000,usd=2.50,calls=500`.
     #[arg(long, value_name = "UNIT=AMOUNT,…")]
     budget: Option<String>,
@@ -118,9 +126,6 @@ pub(crate) async fn run(arguments: Arguments) -> ExitCode {
 }
 
 async fn governed(arguments: &Arguments) -> anyhow::Result<ExitCode> {
-    if arguments.control.is_some() {
-        bail!("`--control` is not in this version; leave it out to use embedded defaults");
-    }
     let program = arguments.command.first().map_or("", String::as_str);
     let agent = agent_name(arguments.agent.as_deref(), program);
     let state = arguments
@@ -172,7 +177,10 @@ async fn under_sidecar(
     state: &Path,
     summary: Arc<Summary>,
 ) -> anyhow::Result<ExitCode> {
-    let (spec, given) = specification(arguments, agent)?;
+    let (mut spec, given) = specification(arguments, agent)?;
+    if let Some(url) = &arguments.control {
+        spec.control = Some(joined(arguments, &spec, url, state).await?);
+    }
     let app::Survey { local_ports: mut local, key_variables } = app::survey(&spec, &given)?;
     local.extend(&arguments.local);
     local.sort_unstable();
@@ -237,6 +245,19 @@ async fn under_sidecar(
     Ok(status)
 }
 
+/// How the sidecar comes into the fleet at `url`: by the given token, or by one that the key which is known here gets.
+async fn joined(arguments: &Arguments, spec: &ProxySpec, url: &str, state: &Path) -> anyhow::Result<Control> {
+    if let Some(file) = &arguments.token_file {
+        return Ok(Control::new(url.to_owned(), Some(TokenFile { file: file.clone() })));
+    }
+    let (tenant, agent) =
+        spec.agent.as_ref().map_or((None, None), |agent| (agent.tenant.clone(), Some(agent.name.clone())));
+    let client = Place::at(url).client()?;
+    join::enrolment(&client, url, state, tenant, agent)
+        .await
+        .context("--control: name a file with an enrolment token (`--token-file`), or an operator's key (SIDEGUARD_KEY_FILE)")
+}
+
 fn wrong(what: String) -> StartError {
     StartError::Config(ConfigError::Value(what))
 }
@@ -251,7 +272,7 @@ fn specification(arguments: &Arguments, agent: String) -> Result<(ProxySpec, Vec
     };
     let local = arguments.local.iter().map(|port| format!("127.0.0.1:{port}"));
     let spec = ProxySpec {
-        agent: Some(Metadata { name: agent, ..Metadata::default() }),
+        agent: Some(Metadata { name: agent, tenant: arguments.tenant.clone(), ..Metadata::default() }),
         listen: Listen { outbound: any.clone(), admin: any, dns: None },
         // Read once, before the command exists: what it writes to these files later is not policy.
         policies: Vec::new(),
@@ -261,7 +282,7 @@ fn specification(arguments: &Arguments, agent: String) -> Result<(ProxySpec, Vec
         ..ProxySpec::default()
     };
     let mut given = feed::read(&arguments.policies)?;
-    if arguments.policies.is_empty() {
+    if arguments.policies.is_empty() && arguments.control.is_none() {
         given.push(Source { name: "starter.yaml".to_owned(), text: STARTER.to_owned() });
     }
     if let Some(budget) = &arguments.budget {

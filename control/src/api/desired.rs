@@ -83,6 +83,13 @@ pub(super) async fn generations(
     Ok(Json(Page { items, next }))
 }
 
+pub(super) async fn generation(
+    State(control): State<Arc<Control>>,
+    Path(number): Path<u64>,
+) -> Result<Json<Generation>, Failure> {
+    Ok(Json(desired::generation(&control.store, clock::now(), number).await?.told))
+}
+
 #[derive(Deserialize)]
 pub(super) struct Wanted {
     kind: Option<String>,

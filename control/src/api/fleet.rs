@@ -66,18 +66,21 @@ pub(super) async fn report(
 }
 
 #[derive(Deserialize)]
-pub(super) struct After {
+pub(super) struct Which {
     after: Option<String>,
+    tenant: Option<String>,
 }
 
 pub(super) async fn sidecars(
     State(control): State<Arc<Control>>,
     Extension(who): Who,
-    Query(After { after }): Query<After>,
+    Query(Which { after, tenant }): Query<Which>,
 ) -> Result<Json<Page<Sidecar>>, Failure> {
     let now = clock::now();
     let head = desired::head(&control.store, now).await?.kept.told.number;
-    registry::list(&control.store, now, &who, head, after.as_deref()).await.map(Json)
+    let mut page = registry::list(&control.store, now, &who, head, after.as_deref()).await?;
+    page.items.retain(|sidecar| tenant.as_ref().is_none_or(|tenant| *tenant == sidecar.tenant));
+    Ok(Json(page))
 }
 
 pub(super) async fn token(

@@ -4,12 +4,12 @@
 mod document;
 mod environment;
 mod finding;
-mod proxy;
+mod configuration;
 mod suggest;
 
 pub use document::Document;
 pub use finding::{Finding, Severity};
-pub use proxy::load_proxy;
+pub use configuration::{load_control, load_proxy};
 
 pub(crate) use document::{Page, Step, load_node, read};
 pub(crate) use suggest::nearest;

@@ -2,6 +2,21 @@
 
 use std::path::PathBuf;
 
+/// Prefix of the environment variables that set keys of the configuration.
+const PREFIX: &str = "SIDEGUARD_";
+/// Variables with that prefix that are not keys of the configuration.
+const NOT_KEYS: [&str; 8] = [
+    "SIDEGUARD_STATE",
+    "SIDEGUARD_LOG",
+    "SIDEGUARD_CONFIG",
+    "SIDEGUARD_BIN",
+    // The client commands' own.
+    "SIDEGUARD_CONTROL_URL",
+    "SIDEGUARD_KEY",
+    "SIDEGUARD_KEY_FILE",
+    "SIDEGUARD_CA_FILE",
+];
+
 /// Value of a variable, when it is set to non-empty Unicode.
 #[must_use]
 #[expect(clippy::disallowed_methods, reason = "this is where the environment is read")]
@@ -9,12 +24,14 @@ pub fn variable(name: &str) -> Option<String> {
     std::env::var(name).ok().filter(|value| !value.is_empty())
 }
 
-/// Every variable whose name starts with `prefix`, as pairs of name and value.
+/// What the environment says of a daemon's configuration: variables that begin with `SIDEGUARD_`, as pairs of name and
+/// value, without those that are no keys of it.
+#[must_use]
 #[expect(clippy::disallowed_methods, reason = "this is where the environment is read")]
-pub fn with_prefix(prefix: &str) -> Vec<(String, String)> {
+pub fn configuration() -> Vec<(String, String)> {
     std::env::vars_os()
         .filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)))
-        .filter(|(name, _)| name.starts_with(prefix))
+        .filter(|(name, _)| name.starts_with(PREFIX) && !NOT_KEYS.contains(&name.as_str()))
         .collect()
 }
 

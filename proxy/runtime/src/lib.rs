@@ -6,6 +6,7 @@ pub mod clock;
 pub mod drain;
 pub mod environment;
 pub mod id;
+pub mod ports;
 pub mod secret;
 pub mod signal;
 pub mod tasks;

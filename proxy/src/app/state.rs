@@ -1,10 +1,9 @@
 //! The state directory: CA, roots, record, tokens, and the file that tells where the ports are.
 
 use std::collections::HashMap;
-use std::fs::{self, OpenOptions};
-use std::io::Write;
+use std::fs;
 use std::net::SocketAddr;
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -14,6 +13,7 @@ use sideguard_capture::ca::Authority;
 use sideguard_policy::ledger::{Ledger, Subject};
 use sideguard_record::read::{self, Filter};
 use sideguard_record::{Log, Settings, load_or_create_key};
+use sideguard_runtime::ports::{self, place};
 use sideguard_runtime::{clock, id};
 use sideguard_types::audit::{Amounts, Phase, Record};
 use sideguard_types::call::Caller;
@@ -162,25 +162,14 @@ fn kept(path: &Path, make: impl FnOnce() -> String, mode: u32) -> Result<String,
     Ok(text)
 }
 
-/// Writes a whole file or none of it.
-pub(crate) fn place(path: &Path, bytes: &[u8], mode: u32) -> std::io::Result<()> {
-    let next = path.with_extension("next");
-    // What a crash left behind.
-    let _ = fs::remove_file(&next);
-    let mut file = OpenOptions::new().write(true).create_new(true).mode(mode).open(&next)?;
-    file.write_all(bytes)?;
-    fs::rename(&next, path)
-}
-
 /// Tells where the ports are, for whoever waits for them.
 pub(super) fn write_ports(state: &Path, outbound: SocketAddr, admin: SocketAddr) -> Result<(), String> {
-    let path = state.join("ports.json");
-    let text = format!("{{\"outbound\": \"{outbound}\", \"admin\": \"{admin}\"}}\n");
-    place(&path, text.as_bytes(), 0o644).map_err(|error| format!("state: `{}`: {error}", path.display()))
+    ports::announce(state, &[("outbound", outbound.to_string()), ("admin", admin.to_string())])
+        .map_err(|error| format!("state: `{}`: {error}", state.join(ports::FILE).display()))
 }
 
-/// Takes the file away when the ports close.
+/// Takes the ports away when they close.
 pub(super) fn remove_ports(state: &Path) {
-    // It may never have been written.
-    let _ = fs::remove_file(state.join("ports.json"));
+    // They may never have been written.
+    let _ = ports::withdraw(state, &["outbound", "admin"]);
 }

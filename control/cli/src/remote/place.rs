@@ -45,6 +45,11 @@ struct Found {
 }
 
 impl Place {
+    /// The service at `url`, asked by the key that is known here for it.
+    pub(crate) fn at(url: &str) -> Self {
+        Self { control: Some(url.to_owned()), ..Self::default() }
+    }
+
     /// A client of the service.
     pub(crate) fn client(&self) -> Outcome<Client> {
         let found = self.find(&environment::variable)?;

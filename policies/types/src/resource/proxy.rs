@@ -125,6 +125,14 @@ pub struct Control {
     pub max_stale_writes: Span,
 }
 
+impl Control {
+    /// A control service, with what holds when nothing else is said.
+    #[must_use]
+    pub fn new(url: String, token: Option<TokenFile>) -> Self {
+        Self { url, token, max_stale: an_hour(), max_stale_writes: a_minute() }
+    }
+}
+
 fn an_hour() -> Span {
     Span(std::time::Duration::from_secs(3_600))
 }

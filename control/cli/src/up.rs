@@ -1,0 +1,127 @@
+//! `sideguard up`: control service and proxy in one process.
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::Context;
+use sideguard_client::Client;
+use sideguard_proxy::app::{self, Nobody, StartError};
+use sideguard_proxy::ports::Ports;
+use sideguard_runtime::telemetry::{self, LogFormat};
+use sideguard_runtime::{environment, signal};
+use sideguard_types::control::{Apply, Text};
+use sideguard_types::resource::{ControlSpec, Listen, Metadata, ProxySpec, SharedStore};
+
+use crate::remote::{join, manifest};
+use crate::run::STARTER;
+
+/// Longest time that calls under way are waited for at the end.
+const DRAIN: Duration = Duration::from_secs(10);
+
+/// Flags of `sideguard up`.
+#[derive(Debug, clap::Args)]
+#[command(after_help = "Examples:\n  sideguard up\n  sideguard up -f policies/\n\n\
+    The page, and the way in for `sideguard get`, is http://127.0.0.1:4760; agents use http://127.0.0.1:4750. What -f\n\
+    names is applied at the start; without it a starter policy is, if nothing has been applied before.")]
+pub(crate) struct Arguments {
+    /// Files and directories to apply at the start.
+    #[arg(short = 'f', long = "file", value_name = "DIR")]
+    file: Vec<PathBuf>,
+    /// State directory.
+    #[arg(long, value_name = "DIR")]
+    state: Option<PathBuf>,
+    /// Address of control and page.
+    #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1:4760")]
+    control: String,
+    /// Address for agents.
+    #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1:4750")]
+    outbound: String,
+    /// Address of the sidecar's admin port.
+    #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1:4751")]
+    admin: String,
+    /// Redis, in place of the embedded store; needs --nats.
+    #[arg(long, value_name = "URL", requires = "nats")]
+    redis: Option<String>,
+    /// NATS with JetStream, in place of the embedded store; needs --redis.
+    #[arg(long, value_name = "URL", requires = "redis")]
+    nats: Option<String>,
+    /// Static resolution for agents' calls, as HOST=ADDRESS:PORT.
+    #[arg(long, value_name = "HOST=ADDRESS:PORT")]
+    resolve: Vec<String>,
+    /// Addresses that are not public but may be reached, such as `10.0.0.0/8` or `127.0.0.1:8000`.
+    #[arg(long, value_name = "BLOCK")]
+    private: Vec<String>,
+}
+
+/// Runs until SIGTERM or SIGINT.
+pub(crate) async fn run(arguments: Arguments) -> ExitCode {
+    telemetry::start_logs("warn", LogFormat::Text);
+    match up(arguments).await {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) if error.downcast_ref().is_some_and(StartError::is_configuration) => {
+            crate::report(&error, 64)
+        }
+        Err(error) => crate::report(&error, 125),
+    }
+}
+
+async fn up(arguments: Arguments) -> anyhow::Result<()> {
+    let terminated = signal::terminated().context("signals cannot be handled")?;
+    let state = arguments.state.unwrap_or_else(environment::state_directory);
+    let store = arguments.redis.zip(arguments.nats).map(|(redis, nats)| SharedStore {
+        redis,
+        nats,
+        namespace: "sideguard".to_owned(),
+    });
+    let texts = if arguments.file.is_empty() {
+        None
+    } else {
+        Some(manifest::read(&arguments.file)?)
+    };
+    let spec = ControlSpec { listen: arguments.control, store, ..ControlSpec::default() };
+    let control = sideguard_control::app::start(&spec, &state).await?;
+    let client = join::operator(&control.url(), control.operator_key())?;
+    begin(&client, texts).await?;
+    let resolve = |text: &String| {
+        let (host, to) =
+            text.split_once('=').with_context(|| format!("--resolve: `{text}` is not HOST=ADDRESS:PORT"))?;
+        Ok((host.to_owned(), to.to_owned()))
+    };
+    let proxy = ProxySpec {
+        agent: Some(Metadata { name: "local".to_owned(), ..Metadata::default() }),
+        listen: Listen { outbound: arguments.outbound, admin: arguments.admin, dns: None },
+        control: Some(join::enrolment(&client, &control.url(), &state, None, None).await?),
+        hosts: arguments.resolve.iter().map(resolve).collect::<anyhow::Result<_>>()?,
+        private: arguments.private,
+        ..ProxySpec::default()
+    };
+    let sidecar = app::start(proxy, &state, Vec::new(), Ports::Configured, Arc::new(Nobody)).await?;
+    eprintln!("sideguard: page {} (key: {})", control.url(), control.operator_key().display());
+    eprintln!("sideguard: agents http://{}, admin http://{}", sidecar.outbound(), sidecar.admin());
+    terminated.await;
+    match signal::terminated() {
+        // A second signal means now.
+        Ok(again) => sidecar.stop(DRAIN, again).await,
+        Err(_) => sidecar.stop(DRAIN, std::future::pending()).await,
+    }
+    control.stop().await;
+    Ok(())
+}
+
+/// Applies what is given; where nothing is and nothing ever was, the starter policy.
+async fn begin(client: &Client, texts: Option<Vec<Text>>) -> anyhow::Result<()> {
+    let documents = match texts {
+        Some(texts) => texts,
+        None if client.newest_generations(1).await?.is_empty() => {
+            vec![Text { name: "starter.yaml".to_owned(), text: STARTER.to_owned() }]
+        }
+        None => return Ok(()),
+    };
+    let applied = client.apply(&Apply { documents, dry_run: false, prune: None, expect: None }).await?;
+    for warning in &applied.warnings {
+        eprintln!("{warning}");
+    }
+    Ok(())
+}
