@@ -186,7 +186,11 @@ mod tests {
             keys.push((role, tenant, keys::make(&control.store, now, &principal).await.expect("a key")));
         }
         for (method, path, access, _) in routes() {
-            let path = path.replace("{tenant}", "acme").replace("{kind}", "Policy").replace("{name}", "p").replace("{number}", "1");
+            let path = path
+                .replace("{tenant}", "acme")
+                .replace("{kind}", "Policy")
+                .replace("{name}", "p")
+                .replace("{number}", "1");
             if matches!(access, Access::Open | Access::Token) {
                 continue;
             }

@@ -96,10 +96,8 @@ pub async fn start(spec: &ControlSpec, state: &Path) -> Result<Running, StartErr
     });
     let serving = tasks::spawn("control", async move { serve.await });
     let following = tasks::Owned::new(&tasks::spawn("follow", waiting.follow(store.clone())));
-    let known = [
-        ("control", format!("http://{address}")),
-        ("operator_key_file", operator_key.display().to_string()),
-    ];
+    let known =
+        [("control", format!("http://{address}")), ("operator_key_file", operator_key.display().to_string())];
     ports::announce(state, &known)
         .map_err(|source| StartError::State { path: state.join(ports::FILE), source })?;
     Ok(Running { state: state.to_owned(), store, address, operator_key, stop, serving, following })

@@ -358,11 +358,12 @@ fn assemble(
     let value = |what: String| StartError::Config(ConfigError::Value(what));
     let fleet = match &config.control {
         Some(control) => {
-            Some(Fleet::open(control.clone(), state, state::sidecar_id(state).map_err(StartError::State)?))
+            state::make(state).map_err(StartError::State)?;
+            let id = state::sidecar_id(state).map_err(StartError::State)?;
+            Some(Fleet::open(control.clone(), state, id).map_err(StartError::State)?)
         }
         None => None,
     };
-    let fleet = fleet.transpose().map_err(StartError::State)?;
     let mut sources = feed::read(&config.policies)?;
     sources.extend(given.iter().cloned());
     sources.extend(fleet.iter().flat_map(Fleet::sources));

@@ -164,7 +164,8 @@ fn read<T: for<'de> Deserialize<'de>>(path: &Path) -> Result<Option<T>, String> 
 
 fn keep(path: &Path, what: &impl Serialize) -> Result<(), String> {
     let bytes = serde_json::to_vec(what).map_err(|error| error.to_string())?;
-    sideguard_runtime::ports::place(path, &bytes, 0o600).map_err(|error| format!("`{}`: {error}", path.display()))
+    sideguard_runtime::ports::place(path, &bytes, 0o600)
+        .map_err(|error| format!("`{}`: {error}", path.display()))
 }
 
 fn sources(signed: &Signed) -> Vec<Source> {

@@ -8,6 +8,7 @@ pub mod fake;
 pub mod model;
 pub mod pod;
 pub mod raw;
+pub mod service;
 pub mod setting;
 pub mod sidecar;
 pub mod tls;
@@ -15,6 +16,7 @@ pub mod tls;
 pub use fake::{Fake, Seen};
 pub use pod::Pod;
 pub use raw::RawFake;
+pub use service::Service;
 pub use sidecar::Sidecar;
 
 /// Waits until something holds, looking every 5 ms.

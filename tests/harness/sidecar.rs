@@ -75,6 +75,18 @@ impl Sidecar {
         Self::in_dir(dir, wrapper.iter().map(|part| part.as_ref().to_owned()).collect())
     }
 
+    /// Starts one without policy files, whose policy comes from control.
+    pub(crate) fn fleet(spec: &str) -> Self {
+        let dir = tempfile::tempdir().expect("a directory");
+        let config = format!(
+            "apiVersion: sideguard.dev/v1\nkind: Proxy\nmetadata: {{name: test}}\nspec:\n  \
+             listen: {{outbound: \"127.0.0.1:0\", admin: \"127.0.0.1:0\"}}\n  \
+             private: [\"127.0.0.0/8\", \"::1\"]\n{spec}"
+        );
+        write(&dir.path().join("proxy.yaml"), &config);
+        Self::in_dir(dir, Vec::new())
+    }
+
     /// Starts again over the state of a former one.
     #[must_use]
     pub fn again(mut self) -> Self {

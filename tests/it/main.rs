@@ -8,6 +8,7 @@ mod connections;
 mod disguises;
 mod escapes;
 mod faithful;
+mod fleet;
 mod isolate;
 mod layers;
 mod lifecycle;

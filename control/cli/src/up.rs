@@ -75,11 +75,7 @@ async fn up(arguments: Arguments) -> anyhow::Result<()> {
         nats,
         namespace: "sideguard".to_owned(),
     });
-    let texts = if arguments.file.is_empty() {
-        None
-    } else {
-        Some(manifest::read(&arguments.file)?)
-    };
+    let texts = if arguments.file.is_empty() { None } else { Some(manifest::read(&arguments.file)?) };
     let spec = ControlSpec { listen: arguments.control, store, ..ControlSpec::default() };
     let control = sideguard_control::app::start(&spec, &state).await?;
     let client = join::operator(&control.url(), control.operator_key())?;

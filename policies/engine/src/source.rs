@@ -1,15 +1,15 @@
 //! Text to resources. Errors are collected, not thrown: one call tells everything that is wrong with all files,
 //! each with its place.
 
+mod configuration;
 mod document;
 mod environment;
 mod finding;
-mod configuration;
 mod suggest;
 
+pub use configuration::{load_control, load_proxy};
 pub use document::Document;
 pub use finding::{Finding, Severity};
-pub use configuration::{load_control, load_proxy};
 
 pub(crate) use document::{Page, Step, load_node, read};
 pub(crate) use suggest::nearest;

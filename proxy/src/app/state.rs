@@ -36,6 +36,12 @@ pub(super) struct Files {
     pub(super) ledger: Ledger,
 }
 
+/// Makes the state directory when it is not there.
+pub(super) fn make(state: &Path) -> Result<(), String> {
+    let made = fs::DirBuilder::new().recursive(true).mode(0o700).create(state);
+    made.map_err(|error| format!("state: `{}`: {error}", state.display()))
+}
+
 /// Opens the state directory, making what is not there.
 pub(super) fn open(
     state: &Path,
@@ -44,7 +50,7 @@ pub(super) fn open(
     agent: Option<&Caller>,
 ) -> Result<Files, String> {
     let failed = |what: &Path, error: &dyn std::error::Error| format!("state: `{}`: {error}", what.display());
-    fs::DirBuilder::new().recursive(true).mode(0o700).create(state).map_err(|error| failed(state, &error))?;
+    make(state)?;
     let ca = state.join("ca");
     let authority =
         Authority::load_or_create(&ca, clock::now).map_err(|error| failed(&ca, &chain(&error)))?;

@@ -1,0 +1,223 @@
+//! The control service as the built binary runs it, and sidecars that belong to it.
+
+use std::io::{BufRead, BufReader};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::sync::Arc;
+use std::time::Duration;
+
+use parking_lot::Mutex;
+use serde_json::Value;
+use tempfile::TempDir;
+
+use crate::command::{self, Ran};
+use crate::sidecar::{Sidecar, binary};
+
+/// Longest time that a service may take to open its port.
+const START: Duration = Duration::from_secs(20);
+
+/// A control service that runs.
+pub struct Service {
+    child: Child,
+    dir: Arc<TempDir>,
+    url: String,
+    config: Option<String>,
+    log: Arc<Mutex<String>>,
+}
+
+impl Service {
+    /// Starts one on the embedded store.
+    #[must_use]
+    pub fn start() -> Self {
+        Self::with("")
+    }
+
+    /// Starts one with this text below `spec:` beside its port.
+    #[must_use]
+    pub fn with(spec: &str) -> Self {
+        let dir = Arc::new(tempfile::tempdir().expect("a directory"));
+        Self::in_dir(dir, "127.0.0.1:0", spec.to_owned())
+    }
+
+    fn in_dir(dir: Arc<TempDir>, listen: &str, spec: String) -> Self {
+        let config =
+            format!("apiVersion: sideguard.dev/v1\nkind: Control\nspec:\n  listen: \"{listen}\"\n{spec}");
+        std::fs::write(dir.path().join("control.yaml"), config).expect("a file");
+        let mut child = Command::new(binary())
+            .args(["control", "-c"])
+            .arg(dir.path().join("control.yaml"))
+            .arg("--state")
+            .arg(dir.path().join("state"))
+            .stderr(Stdio::piped())
+            .spawn()
+            .expect("the binary starts");
+        let log = Arc::new(Mutex::new(String::new()));
+        let url = told(&mut child, Arc::clone(&log));
+        Self { child, dir, url, config: Some(spec), log }
+    }
+
+    /// Kills it as `kill -9` does.
+    pub fn kill(&mut self) {
+        // It may have ended already.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+
+    /// Sends SIGTERM and waits for the end.
+    ///
+    /// # Panics
+    /// When it cannot be sent.
+    pub fn terminate(&mut self) {
+        let sent = Command::new("kill").arg("-TERM").arg(self.child.id().to_string()).status();
+        assert!(sent.expect("kill runs").success(), "the process is there");
+        self.child.wait().expect("the process");
+    }
+
+    /// Starts again, over the same state, at the same port, after an end of whatever kind.
+    #[must_use]
+    pub fn again(mut self) -> Self {
+        self.kill();
+        let listen = self.url.trim_start_matches("http://").to_owned();
+        Self::in_dir(Arc::clone(&self.dir), &listen, self.config.take().unwrap_or_default())
+    }
+
+    /// Its base URL.
+    #[must_use]
+    pub fn url(&self) -> &str {
+        &self.url
+    }
+
+    /// Its process id.
+    #[must_use]
+    pub fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// What it wrote to standard error so far.
+    #[must_use]
+    pub fn log(&self) -> String {
+        self.log.lock().clone()
+    }
+
+    /// Its state directory, where client verbs find it.
+    #[must_use]
+    pub fn state(&self) -> PathBuf {
+        self.dir.path().join("state")
+    }
+
+    /// A directory for a test's own files, and the working directory of [`run`](Self::run).
+    #[must_use]
+    pub fn dir(&self) -> &Path {
+        self.dir.path()
+    }
+
+    /// The first operator's key.
+    ///
+    /// # Panics
+    /// When there is none.
+    #[must_use]
+    pub fn key(&self) -> String {
+        std::fs::read_to_string(self.state().join("operator.key")).expect("a key").trim().to_owned()
+    }
+
+    /// Runs `sideguard` with arguments, as somebody on the service's machine.
+    pub async fn run(&self, arguments: &[&str]) -> Ran {
+        let mut command = command::command(&self.state(), arguments);
+        command.current_dir(self.dir.path());
+        command::ran(command).await
+    }
+
+    /// What a command prints that succeeds.
+    ///
+    /// # Panics
+    /// When it fails.
+    pub async fn out(&self, arguments: &[&str]) -> String {
+        let ran = self.run(arguments).await;
+        assert_eq!(ran.code, Some(0), "{arguments:?}: {}{}", ran.out, ran.err);
+        ran.out
+    }
+
+    /// The JSON that a command prints that succeeds; `-o json` is added.
+    ///
+    /// # Panics
+    /// When it fails or prints something else.
+    pub async fn json(&self, arguments: &[&str]) -> Value {
+        let out = self.out(&[arguments, &["-o", "json"]].concat()).await;
+        serde_json::from_str(&out).unwrap_or_else(|error| panic!("{error}: {out}"))
+    }
+
+    /// Applies a text.
+    ///
+    /// # Panics
+    /// When it is refused.
+    pub async fn apply(&self, text: &str) {
+        std::fs::write(self.dir.path().join("applied.yaml"), text).expect("a file");
+        self.out(&["apply", "-f", "applied.yaml"]).await;
+    }
+
+    /// Starts a sidecar that belongs to the fleet, for the agent `agent` (`TENANT/NAME`, or a name of the tenant
+    /// `default`), with this text below `spec:`.
+    ///
+    /// # Panics
+    /// When it does not start.
+    pub async fn sidecar(&self, agent: &str, spec: &str) -> Sidecar {
+        self.sidecar_at(&self.url, "", agent, spec).await
+    }
+
+    /// As [`sidecar`](Self::sidecar), with the service at another address, behind a relay that a test can cut, and with
+    /// further keys of `control`, such as `, maxStale: 1s`.
+    ///
+    /// # Panics
+    /// When it does not start.
+    pub async fn sidecar_at(&self, url: &str, keys: &str, agent: &str, spec: &str) -> Sidecar {
+        let (tenant, name) = agent.split_once('/').unwrap_or(("default", agent));
+        let token = self.out(&["token", "--tenant", tenant]).await;
+        let file = self.dir.path().join(format!("{}.token", sideguard_runtime::id::token(8)));
+        std::fs::write(&file, token).expect("a file");
+        Sidecar::fleet(&format!(
+            "  agent: {{name: {name}, tenant: {tenant}}}\n  control: {{url: \"{url}\", token: {{file: \"{}\"}}{keys}}}\n{spec}",
+            file.display()
+        ))
+    }
+
+    /// What the service knows of a sidecar's standing, once it is `wanted` for all of its sidecars.
+    ///
+    /// # Panics
+    /// When it is not within 10 s.
+    pub async fn all_stand(&self, sidecars: usize, wanted: &str) {
+        for _ in 0..100 {
+            let known = self.json(&["get", "sidecars"]).await;
+            let all = known["items"].as_array().expect("a list");
+            if all.len() == sidecars && all.iter().all(|one| one["standing"] == wanted) {
+                return;
+            }
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
+        panic!("not {wanted}: {:#}", self.json(&["get", "sidecars"]).await);
+    }
+}
+
+impl Drop for Service {
+    fn drop(&mut self) {
+        self.kill();
+    }
+}
+
+/// Reads the line that says where it is, and lets the rest of the log pass to the test's own output.
+fn told(child: &mut Child, log: Arc<Mutex<String>>) -> String {
+    let stderr = child.stderr.take().expect("standard error");
+    let (send, receive) = std::sync::mpsc::channel();
+    std::thread::spawn(move || {
+        for line in BufReader::new(stderr).lines().map_while(Result::ok) {
+            eprintln!("{line}");
+            *log.lock() += &format!("{line}\n");
+            if let Some(rest) = line.strip_prefix("sideguard: control ")
+                && let Some((url, _)) = rest.split_once(" key ")
+            {
+                // The test may have given up.
+                let _ = send.send(url.to_owned());
+            }
+        }
+    });
+    receive.recv_timeout(START).expect("the service opens its port")
+}
