@@ -505,6 +505,17 @@ impl Running {
         &self.sidecar
     }
 
+    /// Waits until a sidecar of a fleet has a policy to judge by; others have one from the start.
+    ///
+    /// # Errors
+    /// Why there is none after `most`.
+    pub async fn governed(&self, most: Duration) -> Result<(), String> {
+        match &self.sidecar.fleet {
+            Some(fleet) => fleet.governed(most).await,
+            None => Ok(()),
+        }
+    }
+
     /// Waits until somebody asks it to drain (`POST /drain`).
     pub async fn drain_asked(&self) {
         self.sidecar.drain.wait_begin().await;

@@ -53,6 +53,8 @@ pub(crate) struct Fleet {
     heard: AtomicI64,
     /// The tenant that it is enrolled for.
     tenant: ArcSwap<String>,
+    /// Why control is out of reach, while it is.
+    trouble: Mutex<Option<String>>,
     /// Told when there is something to report.
     changed: Notify,
 }
@@ -84,6 +86,7 @@ impl Fleet {
             kills: ArcSwap::default(),
             heard: AtomicI64::new(0),
             tenant: ArcSwap::default(),
+            trouble: Mutex::new(None),
             changed: Notify::new(),
         };
         let (identity, last) = (fleet.identity()?, read::<Signed>(&state.join(GENERATION))?);
@@ -131,6 +134,23 @@ impl Fleet {
             let what = if verb == Verb::Read { "reads" } else { "writes" };
             let reason = format!("control has not been heard of for longer than {most}: {what} have to wait");
             Refusal::new(Code::PolicyUnavailable, "control", reason)
+        })
+    }
+
+    /// Waits until there is a policy to judge by.
+    ///
+    /// # Errors
+    /// Why there is none after `most`.
+    pub(crate) async fn governed(&self, most: Duration) -> Result<(), String> {
+        const LOOK: Duration = Duration::from_millis(10);
+        let coming = async {
+            while self.generation.load(Ordering::Acquire) == 0 {
+                tokio::time::sleep(LOOK).await;
+            }
+        };
+        tokio::time::timeout(most, coming).await.map_err(|_| {
+            let trouble = self.trouble.lock().clone();
+            trouble.unwrap_or_else(|| "it has no policy: `sideguard apply` one".to_owned())
         })
     }
 
@@ -200,6 +220,7 @@ pub(crate) async fn belong(sidecar: Arc<Sidecar>) {
             Ok(never) => match never {},
             Err(error) => {
                 tracing::warn!(%error, "control is out of reach");
+                *fleet.trouble.lock() = Some(error);
                 tokio::time::sleep(pause).await;
                 pause = (pause * 2).min(LONGEST_PAUSE);
             }

@@ -20,6 +20,7 @@ mod reach;
 mod readme;
 mod record;
 mod run;
+mod schemas;
 mod secrets;
 mod seed;
 mod side_doors;
