@@ -4,9 +4,11 @@
 //! generation and the new head are written together, and only when the head is still the one that was read: two writers at
 //! once cannot lose each other's work.
 
+#[cfg(test)]
+mod tests;
 mod texts;
 
-use std::collections::{BTreeMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashSet};
 
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
@@ -177,11 +179,16 @@ pub(crate) async fn change(
         Wish::Apply(apply) => {
             let given = texts::split(&apply.documents)?;
             warnings = given.warnings;
-            applied(before, number, given.objects, apply.prune.as_ref(), &mut fresh)
+            may_apply(before, by, &given.objects)?;
+            applied(before, number, by, given.objects, apply.prune.as_ref(), &mut fresh)
         }
         Wish::Delete(names) => {
             for name in &names {
-                if !before.entries.iter().any(|entry| entry.name == *name) {
+                let there = before.entries.iter().find(|entry| entry.name == *name);
+                if there.is_some_and(|entry| entry.shared && !by.changes(&name.tenant, true)) {
+                    return Err(beyond(name, true));
+                }
+                if there.is_none() || !by.reaches(&name.tenant) {
                     return Err(Failure::Missing(format!(
                         "{} `{}` in tenant `{}`",
                         name.kind, name.name, name.tenant
@@ -196,13 +203,9 @@ pub(crate) async fn change(
         return Err(Failure::Invalid(format!("more than {MOST} objects")));
     }
     let changes = compared(store, now, before, &entries, &fresh).await?;
-    if let Some(change) =
-        changes.iter().find(|change| change.action != Action::Unchanged && !by.reaches(&change.name.tenant))
-    {
-        // Whether it is there is not this key's to know.
-        return Err(Failure::Missing(format!("tenant `{}`", change.name.tenant)));
+    for tenant in affected(before, &entries, &changes) {
+        validate(store, now, tenant.as_deref(), &entries, &fresh).await?;
     }
-    validate(store, now, &entries, &fresh).await?;
     let told = Generation {
         number,
         digest: digest(&entries),
@@ -222,6 +225,43 @@ pub(crate) async fn change(
     Ok(answer)
 }
 
+/// Whether a key may put these objects in place of what stands there.
+fn may_apply(before: &Kept, by: &Principal, given: &[texts::Given]) -> Result<(), Failure> {
+    let shared: HashSet<&Name> =
+        before.entries.iter().filter(|entry| entry.shared).map(|entry| &entry.name).collect();
+    for texts::Given { name, shared: for_all, .. } in given {
+        // One that is narrower may not take the place of one that holds for all.
+        let for_all = *for_all || shared.contains(name);
+        if !by.changes(&name.tenant, for_all) {
+            return Err(beyond(name, for_all));
+        }
+    }
+    Ok(())
+}
+
+/// The error for an object that a key may not change. Whether it is there is not this key's to know.
+fn beyond(name: &Name, shared: bool) -> Failure {
+    if shared {
+        return Failure::Forbidden("change what holds for all tenants: name a tenant in `metadata.tenant`");
+    }
+    Failure::Missing(format!("tenant `{}`", name.tenant))
+}
+
+/// The tenants whose sets a change makes others; none stands for one that has no objects of its own.
+fn affected(before: &Kept, after: &[Entry], changes: &[Change]) -> BTreeSet<Option<String>> {
+    let changed: HashSet<&Name> = changes
+        .iter()
+        .filter(|change| change.action != Action::Unchanged)
+        .map(|change| &change.name)
+        .collect();
+    let both = || before.entries.iter().chain(after);
+    if both().any(|entry| entry.shared && changed.contains(&entry.name)) {
+        let own = after.iter().filter(|entry| !entry.shared).map(|entry| Some(entry.name.tenant.clone()));
+        return own.chain([None]).collect();
+    }
+    changed.into_iter().map(|name| Some(name.tenant.clone())).collect()
+}
+
 fn line(change: &Change) -> String {
     let Name { tenant, kind, name } = &change.name;
     format!("{} {}/{tenant}/{name}", change.action.as_str(), kind.to_lowercase())
@@ -231,6 +271,7 @@ fn line(change: &Change) -> String {
 fn applied(
     before: &Kept,
     number: u64,
+    by: &Principal,
     given: Vec<texts::Given>,
     prune: Option<&BTreeMap<String, String>>,
     fresh: &mut BTreeMap<String, String>,
@@ -240,7 +281,9 @@ fn applied(
     if let Some(labels) = prune.filter(|labels| !labels.is_empty()) {
         let kept: HashSet<&Name> = given.iter().map(|given| &given.name).collect();
         entries.retain(|name, entry| {
-            kept.contains(name) || !labels.iter().all(|(key, value)| entry.labels.get(key) == Some(value))
+            let gone = by.changes(&name.tenant, entry.shared)
+                && labels.iter().all(|(key, value)| entry.labels.get(key) == Some(value));
+            kept.contains(name) || !gone
         });
     }
     for texts::Given { name, labels, shared, text } in given {
@@ -293,15 +336,17 @@ async fn compared(
     Ok(changes)
 }
 
-/// Compiles the whole set, as every sidecar will.
+/// Compiles a tenant's set as its sidecars will.
 async fn validate(
     store: &Store,
     now: Timestamp,
+    tenant: Option<&str>,
     entries: &[Entry],
     fresh: &BTreeMap<String, String>,
 ) -> Result<(), Failure> {
-    let mut sources = Vec::with_capacity(entries.len());
-    for entry in entries {
+    let mut sources = Vec::new();
+    let own = |entry: &&Entry| entry.shared || Some(entry.name.tenant.as_str()) == tenant;
+    for entry in entries.iter().filter(own) {
         let text = match fresh.get(&entry.text) {
             Some(text) => text.clone(),
             None => texts(store, now, std::slice::from_ref(entry)).await?.pop().unwrap_or_default(),

@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
-use sideguard_store::documents::Expect;
+use sideguard_store::documents::{Edit, Expect};
 use sideguard_store::key::Key;
 use sideguard_store::{Store, StoreError};
 use sideguard_types::control::{Enrolled, Token, TokenRequest};
@@ -19,6 +19,16 @@ const TOKEN_LIFE: std::time::Duration = std::time::Duration::from_secs(3_600);
 /// A key of the control service's own documents.
 pub(crate) fn own_key(path: &str) -> Result<Key, Failure> {
     Key::new(OWN, path).map_err(|error| Failure::Invalid(error.to_string()))
+}
+
+/// Refuses what cannot be a tenant's name.
+pub(crate) fn tenant(name: &str) -> Result<(), Failure> {
+    if name == OWN {
+        return Err(Failure::Invalid(format!(
+            "`{OWN}` is no tenant's name: the control service keeps its own things by it"
+        )));
+    }
+    Key::new(name, "x").map(drop).map_err(|error| Failure::Invalid(error.to_string()))
 }
 
 /// What a key may do; each role includes nothing of the others.
@@ -45,6 +55,11 @@ pub(crate) struct Principal {
 }
 
 impl Principal {
+    /// Whether it may change an object: one that holds for all tenants only without a limit to one.
+    pub(crate) fn changes(&self, tenant: &str, shared: bool) -> bool {
+        if shared { self.tenant.is_none() } else { self.reaches(tenant) }
+    }
+
     /// Whether it reaches a tenant.
     pub(crate) fn reaches(&self, tenant: &str) -> bool {
         self.tenant.as_deref().is_none_or(|own| own == tenant)
@@ -85,8 +100,7 @@ pub(crate) async fn whose(store: &Store, now: Timestamp, key: &str) -> Result<Pr
 /// Makes an enrolment token.
 pub(crate) async fn token(store: &Store, now: Timestamp, asked: TokenRequest) -> Result<Token, Failure> {
     let tenant = asked.tenant.unwrap_or_else(|| "default".to_owned());
-    // A name that could not be part of a key could not be a tenant's.
-    Key::new(&tenant, "x").map_err(|error| Failure::Invalid(error.to_string()))?;
+    self::tenant(&tenant)?;
     let life = asked.seconds.map_or(TOKEN_LIFE, std::time::Duration::from_secs);
     let expires = now.plus(life);
     let token = secret("sgt_");
@@ -108,15 +122,31 @@ pub(crate) async fn enrol(
     let at = own_key(&format!("tokens/{}", hash(token)))?;
     let kept = store.documents.get(now, &at).await?.ok_or(Failure::Unauthenticated)?;
     let whose: Kept = serde_json::from_slice(&kept.value).map_err(|_| Failure::Broken(at.to_string()))?;
-    // The name of its report's document, among others.
-    own_key(&format!("sidecars/{sidecar}"))?;
-    match store.documents.delete(now, &at, Expect::Revision(kept.revision)).await {
-        Ok(_) => {}
-        Err(StoreError::Conflict { .. }) => return Err(Failure::Unauthenticated),
-        Err(error) => return Err(error.into()),
+    if sidecar.contains('/') {
+        return Err(Failure::Invalid(format!("`{sidecar}` is not a sidecar's id")));
     }
     let principal =
         Principal { name: sidecar.to_owned(), role: Role::Sidecar, tenant: Some(whose.tenant.clone()) };
-    let key = make(store, now, &principal).await?;
-    Ok(Enrolled { key, tenant: whose.tenant, agent: whose.agent, signer })
+    let key = secret("sgk_");
+    let value = serde_json::to_vec(&principal).map_err(|error| Failure::Invalid(error.to_string()))?;
+    // One key for each sidecar: whoever enrols with a copied id puts the other one out, which is seen.
+    let current = own_key(&format!("enrolled/{}/{sidecar}", whose.tenant))?;
+    let former = store.documents.get(now, &current).await?;
+    let mut edits = vec![
+        Edit::delete(at, Expect::Revision(kept.revision)),
+        Edit::put(own_key(&format!("keys/{}", hash(&key)))?, value.into(), Expect::Absent),
+        Edit::put(
+            current,
+            hash(&key).into_bytes().into(),
+            former.as_ref().map_or(Expect::Absent, |former| Expect::Revision(former.revision)),
+        ),
+    ];
+    if let Some(former) = former.as_ref().and_then(|former| std::str::from_utf8(&former.value).ok()) {
+        edits.push(Edit::delete(own_key(&format!("keys/{former}"))?, Expect::Any));
+    }
+    match store.documents.put_all(now, edits).await {
+        Ok(_) => Ok(Enrolled { key, tenant: whose.tenant, agent: whose.agent, signer }),
+        Err(StoreError::Conflict { .. }) => Err(Failure::Unauthenticated),
+        Err(error) => Err(error.into()),
+    }
 }

@@ -34,9 +34,9 @@ pub(crate) async fn heard(
     report: Report,
 ) -> Result<(), Failure> {
     let tenant = from.tenant.clone().unwrap_or_else(|| "default".to_owned());
+    let at = own_key(&format!("sidecars/{tenant}/{}", from.name))?;
     let kept = Kept { tenant, seen: now, report };
     let value = serde_json::to_vec(&kept).map_err(|error| Failure::Invalid(error.to_string()))?;
-    let at = own_key(&format!("sidecars/{}", from.name))?;
     store.documents.put(now, &at, value.into(), Expect::Any, Some(now.plus(FORGOTTEN))).await?;
     Ok(())
 }
@@ -50,8 +50,12 @@ pub(crate) async fn list(
     after: Option<&str>,
 ) -> Result<Page<Sidecar>, Failure> {
     let invalid = |error: sideguard_store::key::KeyError| Failure::Invalid(error.to_string());
-    let after = after.map(|id| own_key(&format!("sidecars/{id}"))).transpose()?;
-    let scope = Prefix::new(OWN, "sidecars").map_err(invalid)?.into();
+    let after = after.map(|place| own_key(&format!("sidecars/{place}"))).transpose()?;
+    let within = match &who.tenant {
+        Some(tenant) => format!("sidecars/{tenant}"),
+        None => "sidecars".to_owned(),
+    };
+    let scope = Prefix::new(OWN, &within).map_err(invalid)?.into();
     let page = store.documents.list(now, &scope, after.as_ref(), PAGE).await?;
     let mut items = Vec::new();
     for document in &page.documents {
@@ -63,11 +67,16 @@ pub(crate) async fn list(
             items.push(Sidecar { id: id(&document.key), tenant, standing, seen, report });
         }
     }
-    Ok(Page { items, next: page.next.as_ref().map(id) })
+    Ok(Page { items, next: page.next.as_ref().map(place) })
+}
+
+/// Tenant and id.
+fn place(key: &Key) -> String {
+    key.path().trim_start_matches("sidecars/").to_owned()
 }
 
 fn id(key: &Key) -> String {
-    key.path().trim_start_matches("sidecars/").to_owned()
+    key.path().rsplit('/').next().unwrap_or_default().to_owned()
 }
 
 fn standing(report: &Report, seen: Timestamp, now: Timestamp, head: u64) -> Standing {
