@@ -186,10 +186,18 @@ impl Sidecar {
         *self.killed.borrow()
     }
 
-    /// Waits until the kill file is there.
-    pub(crate) async fn until_killed(&self) {
+    /// Waits until the kill file is there, or the kill switch of a scope that the caller is in is on.
+    pub(crate) async fn until_killed(&self, caller: Option<&Caller>) {
+        let mut file = self.killed.subscribe();
         // It ends with the sidecar, which outlives whoever waits.
-        let _ = self.killed.subscribe().wait_for(|killed| *killed).await;
+        let file = file.wait_for(|killed| *killed);
+        match self.fleet.as_ref().zip(caller) {
+            Some((fleet, caller)) => tokio::select! {
+                _ = file => {}
+                () = fleet.until_stopped(caller) => {}
+            },
+            None => drop(file.await),
+        }
     }
 
     /// Whether TLS to a host is opened.

@@ -22,7 +22,7 @@ use sideguard_types::control::{Enrol, Enrolled, Kills, Refused, Report, Signed};
 use sideguard_types::refusal::{Code, Refusal};
 use sideguard_types::resource::Control;
 use sideguard_types::time::Timestamp;
-use tokio::sync::Notify;
+use tokio::sync::{Notify, watch};
 
 use crate::app::Sidecar;
 
@@ -48,7 +48,7 @@ pub(crate) struct Fleet {
     sources: ArcSwap<Vec<Source>>,
     generation: AtomicU64,
     refused: Mutex<Option<Refused>>,
-    kills: ArcSwap<Kills>,
+    kills: watch::Sender<Kills>,
     /// When control was heard of last, in microseconds.
     heard: AtomicI64,
     /// The tenant that it is enrolled for.
@@ -83,7 +83,7 @@ impl Fleet {
             sources: ArcSwap::default(),
             generation: AtomicU64::new(0),
             refused: Mutex::new(None),
-            kills: ArcSwap::default(),
+            kills: watch::Sender::default(),
             heard: AtomicI64::new(0),
             tenant: ArcSwap::default(),
             trouble: Mutex::new(None),
@@ -110,7 +110,7 @@ impl Fleet {
     /// Why calls of an agent may not go on now, if so.
     pub(crate) fn stops(&self, caller: &Caller, verb: Verb) -> Option<Refusal> {
         if let Some(scope) =
-            self.kills.load().scopes.iter().find(|scope| scope.holds(&caller.tenant, &caller.agent))
+            self.kills.borrow().scopes.iter().find(|scope| scope.holds(&caller.tenant, &caller.agent))
         {
             return Some(Refusal::new(
                 Code::Killed,
@@ -135,6 +135,14 @@ impl Fleet {
             let reason = format!("control has not been heard of for longer than {most}: {what} have to wait");
             Refusal::new(Code::PolicyUnavailable, "control", reason)
         })
+    }
+
+    /// Waits until the kill switch of a scope that the caller is in is on.
+    pub(crate) async fn until_stopped(&self, caller: &Caller) {
+        let stops =
+            |kills: &Kills| kills.scopes.iter().any(|scope| scope.holds(&caller.tenant, &caller.agent));
+        // It ends with the sidecar, which outlives whoever waits.
+        let _ = self.kills.subscribe().wait_for(stops).await;
     }
 
     /// Waits until there is a policy to judge by.
@@ -272,11 +280,12 @@ async fn follow(
     loop {
         let have = fleet.generation.load(Ordering::Acquire);
         let passed = fleet.refused.lock().as_ref().map_or(have, |refused| refused.generation.max(have));
-        let feed = client.feed(passed, fleet.kills.load().number).await.map_err(|error| error.to_string())?;
+        let kills = fleet.kills.borrow().number;
+        let feed = client.feed(passed, kills).await.map_err(|error| error.to_string())?;
         fleet.alive();
         if let Some(kills) = feed.kills {
             tracing::warn!(number = kills.number, stopped = kills.scopes.len(), "kill switches changed");
-            fleet.kills.store(Arc::new(kills));
+            fleet.kills.send_replace(kills);
             sidecar.told("kills");
         }
         if let Some(signed) = feed.generation {

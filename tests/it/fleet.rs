@@ -3,10 +3,13 @@
 
 use std::time::Duration;
 
-use harness::client;
 use harness::sidecar::ALLOW;
 use harness::{Fake, Service, Sidecar};
+use harness::{client, fake, raw};
+use parking_lot::Mutex;
 use sideguard_runtime::clock::Stopwatch;
+use tokio::io::AsyncWriteExt;
+use tokio::net::TcpStream;
 
 const NO_POSTS: &str = "\
 apiVersion: sideguard.dev/v1
@@ -93,6 +96,36 @@ async fn a_kill_switch_stops_what_it_names_within_a_second() {
     service.out(&["unkill", "fleet"]).await;
     answers(&writer, "GET", &tool, 200).await;
     assert_eq!(call(&reader, "GET", &tool).await, 403);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_kill_switch_ends_open_streams_of_what_it_names() {
+    let service = Service::start();
+    service.apply(ALLOW).await;
+    let mut open = Vec::new();
+    for agent in ["reader", "writer"] {
+        let (sender, body) = fake::parts();
+        let body = Mutex::new(Some(body));
+        let events = Fake::start(None, move |_| {
+            fake::reply("text/event-stream", body.lock().take().unwrap_or_else(|| fake::whole("")))
+        })
+        .await;
+        let sidecar = service.sidecar(agent, "").await;
+        answers(&sidecar, "GET", &tool().await, 200).await;
+        let mut stream = TcpStream::connect(sidecar.outbound()).await.expect("the outbound port");
+        let request = format!("GET {}/ HTTP/1.1\r\nHost: {}\r\n\r\n", events.url(), events.address());
+        stream.write_all(request.as_bytes()).await.expect("a request");
+        sender.send("data: 1\n\n".into()).await.expect("a part");
+        raw::head(&mut stream).await;
+        assert_eq!(raw::chunk(&mut stream).await.as_deref(), Some(&b"data: 1\n\n"[..]));
+        open.push((stream, sender, sidecar, events));
+    }
+    service.out(&["kill", "agent/reader"]).await;
+    raw::closed(&mut open[0].0).await;
+    open[0].2.recorded(|entry| entry["phase"] == "outcome" && entry["code"] == "killed").await;
+    let (stream, sender, ..) = &mut open[1];
+    sender.send("data: 2\n\n".into()).await.expect("a part");
+    assert_eq!(raw::chunk(stream).await.as_deref(), Some(&b"data: 2\n\n"[..]), "the other goes on");
 }
 
 #[tokio::test]

@@ -56,7 +56,7 @@ pub(super) async fn filtered(
                 };
                 tokio::select! {
                     biased;
-                    () = sidecar.until_killed() => Err(Code::Killed.as_str()),
+                    () = sidecar.until_killed(settlement.exchange.caller.as_deref()) => Err(Code::Killed.as_str()),
                     ended = in_time => ended,
                 }
             }
