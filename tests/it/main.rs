@@ -27,4 +27,5 @@ mod side_doors;
 mod streams;
 mod tls;
 mod transport;
+mod up;
 mod upgrade;

@@ -53,6 +53,8 @@ enum Verb {
     Control(control::Arguments),
     /// Runs control service and proxy in one process, for a workstation or a small team.
     Up(up::Arguments),
+    /// Ends what `up --detach` started.
+    Down(up::Down),
     /// Puts the redirect and lock-down rules into this network namespace and checks them: a pod's init step.
     Init(capture::Init),
     /// Puts rules into this network namespace, takes them away, prints them.
@@ -112,6 +114,7 @@ fn main() -> ExitCode {
         Verb::Proxy(arguments) => in_runtime(|| proxy::run(arguments)),
         Verb::Control(arguments) => in_runtime(|| control::run(arguments)),
         Verb::Up(arguments) => in_runtime(|| up::run(arguments)),
+        Verb::Down(arguments) => up::down(arguments),
         Verb::Init(arguments) => capture::init(&arguments),
         Verb::Capture(verb) => capture::run(verb),
         Verb::Doctor(arguments) => in_runtime(|| doctor::run(arguments)),

@@ -35,6 +35,12 @@ pub fn configuration() -> Vec<(String, String)> {
         .collect()
 }
 
+/// This process's own arguments, without the program's name; those that are not Unicode are left out.
+#[expect(clippy::disallowed_methods, reason = "this is where the environment is read")]
+pub fn own_arguments() -> impl Iterator<Item = String> {
+    std::env::args_os().skip(1).filter_map(|word| word.into_string().ok())
+}
+
 /// The state directory when none is given: `$SIDEGUARD_STATE`, else `$XDG_STATE_HOME/sideguard`, else
 /// `~/.local/state/sideguard`, else `./.sideguard`.
 #[must_use]
