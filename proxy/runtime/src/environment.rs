@@ -36,7 +36,6 @@ pub fn configuration() -> Vec<(String, String)> {
 }
 
 /// This process's own arguments, without the program's name; those that are not Unicode are left out.
-#[expect(clippy::disallowed_methods, reason = "this is where the environment is read")]
 pub fn own_arguments() -> impl Iterator<Item = String> {
     std::env::args_os().skip(1).filter_map(|word| word.into_string().ok())
 }
