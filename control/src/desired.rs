@@ -11,7 +11,7 @@ use std::collections::{BTreeMap, HashSet};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 use sideguard_policy::compile;
-use sideguard_policy::source::{self, Severity, Source};
+use sideguard_policy::source::{self, Finding, Severity, Source};
 use sideguard_store::documents::{Edit, Expect, Revision};
 use sideguard_store::{Store, StoreError};
 use sideguard_types::control::{Action, Applied, Apply, Change, Generation, Name, Object, Signed, Text};
@@ -177,11 +177,13 @@ pub(crate) async fn change(
         Wish::Apply(apply) => {
             let given = texts::split(&apply.documents)?;
             warnings = given.warnings;
-            applied(before, number, given.objects, apply.prune.as_ref(), &mut fresh)
+            applied(before, number, by, given.objects, apply.prune.as_ref(), &mut fresh)
         }
         Wish::Delete(names) => {
             for name in &names {
-                if !before.entries.iter().any(|entry| entry.name == *name) {
+                // Another tenant's object is missing in the very words of one that is nowhere.
+                let seen = |entry: &&Entry| entry.shared || by.reaches(&entry.name.tenant);
+                if !before.entries.iter().filter(seen).any(|entry| entry.name == *name) {
                     return Err(Failure::Missing(format!(
                         "{} `{}` in tenant `{}`",
                         name.kind, name.name, name.tenant
@@ -195,14 +197,9 @@ pub(crate) async fn change(
     if entries.len() > MOST {
         return Err(Failure::Invalid(format!("more than {MOST} objects")));
     }
-    let changes = compared(store, now, before, &entries, &fresh).await?;
-    if let Some(change) =
-        changes.iter().find(|change| change.action != Action::Unchanged && !by.reaches(&change.name.tenant))
-    {
-        // Whether it is there is not this key's to know.
-        return Err(Failure::Missing(format!("tenant `{}`", change.name.tenant)));
-    }
-    validate(store, now, &entries, &fresh).await?;
+    let changes = compared(store, now, &before.entries, &entries, &fresh).await?;
+    permitted(by, before, &entries, &changes)?;
+    validate(store, now, by, &entries, &fresh).await?;
     let told = Generation {
         number,
         digest: digest(&entries),
@@ -222,6 +219,27 @@ pub(crate) async fn change(
     Ok(answer)
 }
 
+/// Whether a key may make changes: only to its own tenant's objects, and to those of all tenants when it is for all.
+fn permitted(by: &Principal, before: &Kept, after: &[Entry], changes: &[Change]) -> Result<(), Failure> {
+    if by.tenant.is_none() {
+        return Ok(());
+    }
+    let shared: HashSet<&Name> =
+        before.entries.iter().chain(after).filter(|entry| entry.shared).map(|entry| &entry.name).collect();
+    for Change { name, .. } in changes.iter().filter(|change| change.action != Action::Unchanged) {
+        if shared.contains(name) {
+            return Err(Failure::Forbidden(
+                "change what holds for every tenant: name one in `metadata.tenant`",
+            ));
+        }
+        if !by.reaches(&name.tenant) {
+            // Whether it is there is not this key's to know.
+            return Err(Failure::Missing(format!("tenant `{}`", name.tenant)));
+        }
+    }
+    Ok(())
+}
+
 fn line(change: &Change) -> String {
     let Name { tenant, kind, name } = &change.name;
     format!("{} {}/{tenant}/{name}", change.action.as_str(), kind.to_lowercase())
@@ -231,6 +249,7 @@ fn line(change: &Change) -> String {
 fn applied(
     before: &Kept,
     number: u64,
+    by: &Principal,
     given: Vec<texts::Given>,
     prune: Option<&BTreeMap<String, String>>,
     fresh: &mut BTreeMap<String, String>,
@@ -240,7 +259,10 @@ fn applied(
     if let Some(labels) = prune.filter(|labels| !labels.is_empty()) {
         let kept: HashSet<&Name> = given.iter().map(|given| &given.name).collect();
         entries.retain(|name, entry| {
-            kept.contains(name) || !labels.iter().all(|(key, value)| entry.labels.get(key) == Some(value))
+            let own = by.reaches(&name.tenant) && (!entry.shared || by.tenant.is_none());
+            kept.contains(name)
+                || !own
+                || !labels.iter().all(|(key, value)| entry.labels.get(key) == Some(value))
         });
     }
     for texts::Given { name, labels, shared, text } in given {
@@ -256,11 +278,11 @@ fn applied(
 async fn compared(
     store: &Store,
     now: Timestamp,
-    before: &Kept,
+    before: &[Entry],
     after: &[Entry],
     fresh: &BTreeMap<String, String>,
 ) -> Result<Vec<Change>, Failure> {
-    let old: BTreeMap<&Name, &Entry> = before.entries.iter().map(|entry| (&entry.name, entry)).collect();
+    let old: BTreeMap<&Name, &Entry> = before.iter().map(|entry| (&entry.name, entry)).collect();
     let new: BTreeMap<&Name, &Entry> = after.iter().map(|entry| (&entry.name, entry)).collect();
     let mut changes = Vec::new();
     for name in old.keys().chain(new.keys()).collect::<std::collections::BTreeSet<_>>() {
@@ -297,6 +319,7 @@ async fn compared(
 async fn validate(
     store: &Store,
     now: Timestamp,
+    by: &Principal,
     entries: &[Entry],
     fresh: &BTreeMap<String, String>,
 ) -> Result<(), Failure> {
@@ -311,22 +334,50 @@ async fn validate(
     // Thousands of rules take a while: not on a thread that serves others.
     let checked = tokio::task::spawn_blocking(move || {
         let loaded = source::load(&sources);
-        let errors: Vec<String> = loaded
-            .findings
-            .iter()
-            .filter(|finding| finding.severity == Severity::Error)
-            .map(ToString::to_string)
-            .collect();
-        if !errors.is_empty() {
-            return Err(errors);
-        }
-        compile(&loaded).map(drop).map_err(|findings| findings.iter().map(ToString::to_string).collect())
+        let wrong = |finding: &Finding| finding.severity == Severity::Error;
+        let errors: Vec<Finding> = loaded.findings.iter().filter(|one| wrong(one)).cloned().collect();
+        if errors.is_empty() { compile(&loaded).map(drop) } else { Err(errors) }
     });
     match checked.await {
         Ok(Ok(())) => Ok(()),
-        Ok(Err(findings)) => Err(Failure::Findings(findings)),
+        Ok(Err(findings)) => Err(Failure::Findings(told(by, entries, findings))),
         Err(error) => Err(Failure::Invalid(format!("the set cannot be checked: {error}"))),
     }
+}
+
+/// Findings in the words for a key: other tenants' texts are not shown to it.
+fn told(by: &Principal, entries: &[Entry], findings: Vec<Finding>) -> Vec<String> {
+    let seen = entries.iter().filter(|entry| entry.shared || by.reaches(&entry.name.tenant));
+    let seen: HashSet<String> = seen.map(|entry| file(&entry.name)).collect();
+    let all = findings.len();
+    let own = findings.iter().filter(|finding| by.tenant.is_none() || seen.contains(&finding.file));
+    let mut told: Vec<String> = own.map(ToString::to_string).collect();
+    if told.len() < all {
+        told.push("error: with this the whole set is not valid: ask an operator of all tenants".to_owned());
+    }
+    told
+}
+
+/// What changed between two generations, oldest first; both texts of each object.
+pub(crate) async fn between(
+    store: &Store,
+    now: Timestamp,
+    from: u64,
+    to: u64,
+) -> Result<Vec<Change>, Failure> {
+    let none = Vec::new();
+    let (before, after) = match from {
+        0 => (None, generation(store, now, to).await?),
+        from => (Some(generation(store, now, from).await?), generation(store, now, to).await?),
+    };
+    compared(
+        store,
+        now,
+        before.as_ref().map_or(&none, |kept| &kept.entries),
+        &after.entries,
+        &BTreeMap::new(),
+    )
+    .await
 }
 
 async fn write(
