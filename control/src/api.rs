@@ -1,28 +1,37 @@
 //! The REST interface below `/v1`. Each route is one line of [`ROUTES`], with the role that it takes; there is no other way to
 //! add one, so that none can be reached without having been thought about.
 
+mod described;
 mod desired;
 mod fleet;
+mod guard;
+mod keys;
+mod session;
 
-use std::sync::Arc;
+use std::sync::{Arc, LazyLock};
 
 use axum::extract::{DefaultBodyLimit, FromRequest, Request, State};
 use axum::middleware::Next;
-use axum::response::Response;
 use axum::routing::{MethodRouter, delete, get, post};
 use axum::{Extension, Json, Router, middleware};
-use http::{Method, header};
+use http::{Method, StatusCode};
 use serde::de::DeserializeOwned;
-use sideguard_runtime::clock;
 use sideguard_store::Store;
 
 use crate::error::Failure;
 use crate::feed::Waiting;
-use crate::keys::{self, Principal, Role};
+use crate::keys::Principal;
+use crate::limits::Limits;
+use crate::openapi;
+use crate::page as files;
 use crate::signer::Signer;
+
+pub(crate) use guard::Hosts;
 
 /// Longest body of a request.
 const LONGEST: usize = 16 << 20;
+/// Longest body of a request that carries a few names and numbers.
+const SHORT: usize = 64 << 10;
 
 /// What every route works with.
 #[derive(Debug)]
@@ -30,34 +39,50 @@ pub(crate) struct Control {
     pub(crate) store: Store,
     pub(crate) signer: Signer,
     pub(crate) waiting: Arc<Waiting>,
+    pub(crate) limits: Limits,
+    pub(crate) hosts: Hosts,
+    /// Whether clients need a certificate.
+    pub(crate) certificates: bool,
 }
 
 /// Who may use a route.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Access {
+pub(crate) enum Access {
     /// Whoever asks.
     Open,
     /// Whoever has the token that the request brings.
     Token,
     /// Sidecars.
     Sidecars,
-    /// Operators and viewers.
+    /// Operators, approvers and viewers.
     People,
+    /// The same, of all tenants.
+    Overseers,
     /// Operators.
     Operators,
     /// Operators of all tenants.
     Owners,
 }
 
-type Routes = [(Method, &'static str, Access, fn() -> MethodRouter<Arc<Control>>); 18];
+/// One line of the table: method, path, who may, and what answers.
+type Route = (Method, &'static str, Access, fn() -> MethodRouter<Arc<Control>>);
 
 /// Every route.
-fn routes() -> Routes {
-    use Access::{Open, Operators, Owners, People, Sidecars, Token};
-    [
+fn routes() -> Vec<Route> {
+    use Access::{Open, Operators, Overseers, Owners, People, Sidecars, Token};
+    vec![
+        (Method::GET, "/", Open, || get(files::index)),
+        (Method::GET, "/page/{file}", Open, || get(files::asset)),
         (Method::GET, "/healthz", Open, || get(fleet::healthy)),
         (Method::GET, "/readyz", Open, || get(fleet::ready)),
         (Method::GET, "/version", Open, || get(fleet::version)),
+        (Method::GET, "/openapi.json", Open, || get(openapi)),
+        (Method::POST, "/session", Token, || post(session::begin)),
+        (Method::GET, "/session", People, || get(session::whose)),
+        (Method::DELETE, "/session", People, || delete(session::end)),
+        (Method::GET, "/v1/keys", Operators, || get(keys::list)),
+        (Method::POST, "/v1/keys", Operators, || post(keys::create)),
+        (Method::DELETE, "/v1/keys", Operators, || delete(keys::revoke)),
         (Method::POST, "/v1/enrol", Token, || post(fleet::enrol)),
         (Method::GET, "/v1/feed", Sidecars, || get(fleet::feed)),
         (Method::POST, "/v1/report", Sidecars, || post(fleet::report)),
@@ -69,11 +94,26 @@ fn routes() -> Routes {
         (Method::POST, "/v1/apply", Operators, || post(desired::apply)),
         (Method::POST, "/v1/delete", Operators, || post(desired::delete)),
         (Method::POST, "/v1/rollback", Owners, || post(desired::rollback)),
-        (Method::GET, "/v1/generations", Owners, || get(desired::generations)),
-        (Method::GET, "/v1/generations/{number}", Owners, || get(desired::generation)),
+        (Method::GET, "/v1/generations", Overseers, || get(desired::generations)),
+        (Method::GET, "/v1/generations/{number}", Overseers, || get(desired::generation)),
+        (Method::GET, "/v1/generations/{number}/changes", Overseers, || get(desired::changes)),
         (Method::GET, "/v1/objects", People, || get(desired::objects)),
         (Method::GET, "/v1/objects/{tenant}/{kind}/{name}", People, || get(desired::object)),
     ]
+}
+
+/// Whether a route's answer is held until there is something to tell, or goes on without end.
+fn held(path: &str) -> bool {
+    ["/feed", "/grant", "/stream"].iter().any(|end| path.ends_with(end))
+}
+
+/// Longest body that a route takes.
+fn longest(path: &str) -> usize {
+    match path {
+        "/session" | "/v1/keys" | "/v1/enrol" | "/v1/tokens" | "/v1/kills" | "/v1/rollback" => SHORT,
+        "/v1/report" | "/v1/delete" => 1 << 20,
+        _ => LONGEST,
+    }
 }
 
 /// The service.
@@ -83,45 +123,34 @@ pub(crate) fn router(control: Arc<Control>) -> Router {
         let guard = middleware::from_fn_with_state(
             Arc::clone(&control),
             move |state: State<Arc<Control>>, request: Request, next: Next| {
-                guard(access, state, request, next)
+                guard::guard(access, held(path), state, request, next)
             },
         );
-        router = router.route(path, route().layer(guard));
+        let limit = DefaultBodyLimit::max(longest(path));
+        router = router.route(path, route().layer(limit).layer(guard));
     }
+    let outermost = middleware::from_fn_with_state(Arc::clone(&control), guard::outermost);
     router
         .fallback(|| async { Failure::Missing("route of this name".to_owned()) })
-        .layer(DefaultBodyLimit::max(LONGEST))
+        .method_not_allowed_fallback(|| async {
+            Failure::Missing("route of this name and method".to_owned())
+        })
+        .layer(outermost)
         .with_state(control)
 }
 
-/// Lets a request to its route when whoever makes it may.
-async fn guard(
-    access: Access,
-    State(control): State<Arc<Control>>,
-    mut request: Request,
-    next: Next,
-) -> Result<Response, Failure> {
-    if !matches!(access, Access::Open | Access::Token) {
-        let key = request
-            .headers()
-            .get(header::AUTHORIZATION)
-            .and_then(|value| value.to_str().ok())
-            .and_then(|value| value.strip_prefix("Bearer "))
-            .ok_or(Failure::Unauthenticated)?;
-        let who = keys::whose(&control.store, clock::now(), key.trim()).await?;
-        let may = match access {
-            Access::Open | Access::Token => true,
-            Access::Sidecars => who.role == Role::Sidecar,
-            Access::People => matches!(who.role, Role::Operator | Role::Viewer),
-            Access::Operators => who.role == Role::Operator,
-            Access::Owners => who.role == Role::Operator && who.tenant.is_none(),
-        };
-        if !may {
-            return Err(Failure::Forbidden("do this"));
-        }
-        request.extensions_mut().insert(who);
-    }
-    Ok(next.run(request).await)
+/// The interface's description.
+async fn openapi() -> Json<&'static serde_json::Value> {
+    static DOCUMENT: LazyLock<serde_json::Value> = LazyLock::new(|| {
+        let routes = routes().into_iter().map(|(method, path, access, _)| (method, path, access));
+        openapi::document(routes, described::described())
+    });
+    Json(&DOCUMENT)
+}
+
+/// How many items a page has: what was asked for, within the route's own most.
+fn page(asked: Option<usize>, most: usize) -> usize {
+    asked.unwrap_or(most).clamp(1, most)
 }
 
 /// Whoever makes a request; there for every route that is not open.
@@ -136,85 +165,11 @@ impl<S: Send + Sync, T: DeserializeOwned> FromRequest<S> for Body<T> {
     async fn from_request(request: Request, state: &S) -> Result<Self, Failure> {
         match Json::<T>::from_request(request, state).await {
             Ok(Json(body)) => Ok(Self(body)),
+            Err(error) if error.status() == StatusCode::PAYLOAD_TOO_LARGE => Err(Failure::TooLarge),
             Err(error) => Err(Failure::Invalid(error.body_text())),
         }
     }
 }
 
 #[cfg(test)]
-mod tests {
-    use std::sync::Arc;
-
-    use axum::body::Body;
-    use axum::extract::Request;
-    use http::{Method, StatusCode};
-    use sideguard_runtime::clock;
-    use sideguard_store::Store;
-
-    use super::{Access, Control, router, routes};
-    use crate::feed::Waiting;
-    use crate::keys::{self, Principal, Role};
-    use crate::signer::Signer;
-
-    async fn status(router: &axum::Router, method: &Method, path: &str, key: Option<&str>) -> StatusCode {
-        let mut request =
-            Request::builder().method(method).uri(path).header("content-type", "application/json");
-        if let Some(key) = key {
-            request = request.header("authorization", format!("Bearer {key}"));
-        }
-        let request = request.body(Body::from("{}")).expect("a request");
-        let answer = tower::ServiceExt::oneshot(router.clone(), request).await.expect("an answer");
-        answer.status()
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn every_route_is_closed_to_whoever_may_not_use_it() {
-        let dir = tempfile::tempdir().expect("a directory");
-        let store = Store::open_embedded(dir.path()).await.expect("a store");
-        let now = clock::now();
-        let signer = Signer::open(&store, now).await.expect("a key");
-        let control = Arc::new(Control { store, signer, waiting: Arc::new(Waiting::new()) });
-        let router = router(Arc::clone(&control));
-        let mut keys = Vec::new();
-        for (role, tenant) in [
-            (Role::Operator, None),
-            (Role::Operator, Some("acme".to_owned())),
-            (Role::Viewer, None),
-            (Role::Sidecar, Some("acme".to_owned())),
-        ] {
-            let principal = Principal { name: "x".to_owned(), role, tenant: tenant.clone() };
-            keys.push((role, tenant, keys::make(&control.store, now, &principal).await.expect("a key")));
-        }
-        for (method, path, access, _) in routes() {
-            let path = path
-                .replace("{tenant}", "acme")
-                .replace("{kind}", "Policy")
-                .replace("{name}", "p")
-                .replace("{number}", "1");
-            if matches!(access, Access::Open | Access::Token) {
-                continue;
-            }
-            assert_eq!(
-                status(&router, &method, &path, None).await,
-                StatusCode::UNAUTHORIZED,
-                "{method} {path}"
-            );
-            assert_eq!(status(&router, &method, &path, Some("sgk_no")).await, StatusCode::UNAUTHORIZED);
-            for (role, tenant, key) in &keys {
-                let may = match access {
-                    Access::Sidecars => *role == Role::Sidecar,
-                    Access::People => *role != Role::Sidecar,
-                    Access::Operators => *role == Role::Operator,
-                    Access::Owners => *role == Role::Operator && tenant.is_none(),
-                    Access::Open | Access::Token => true,
-                };
-                let status = status(&router, &method, &path, Some(key)).await;
-                assert_eq!(
-                    status != StatusCode::FORBIDDEN,
-                    may,
-                    "{method} {path} {role:?} {tenant:?}: {status}"
-                );
-            }
-        }
-    }
-}
+mod tests;

@@ -13,10 +13,13 @@ use sideguard_types::resource::ControlSpec;
 use tokio::net::TcpListener;
 use tokio::sync::watch;
 
-use crate::api::{self, Control};
+use crate::api::{self, Control, Hosts};
 use crate::error::Failure;
 use crate::feed::Waiting;
 use crate::keys::{self, Principal, Role};
+use crate::limits::Limits;
+use crate::serve;
+use crate::serve::tls::{TlsError, acceptor};
 use crate::signer::Signer;
 
 /// Name of the file with the first operator's key, in the state directory.
@@ -39,6 +42,9 @@ pub enum StartError {
         /// Why.
         source: std::io::Error,
     },
+    /// The port cannot speak TLS.
+    #[error("tls: {0}")]
+    Tls(#[from] TlsError),
     /// A file in the state directory cannot be used.
     #[error("state: `{}`: {source}", path.display())]
     State {
@@ -53,11 +59,11 @@ pub enum StartError {
 #[derive(Debug)]
 pub struct Running {
     store: Store,
-    address: SocketAddr,
+    url: String,
     state: PathBuf,
     operator_key: PathBuf,
     stop: watch::Sender<bool>,
-    serving: tokio::task::JoinHandle<std::io::Result<()>>,
+    serving: tokio::task::JoinHandle<()>,
     following: tasks::Owned,
 }
 
@@ -73,6 +79,7 @@ pub async fn start(spec: &ControlSpec, state: &Path) -> Result<Running, StartErr
         .create(&dir)
         .map_err(|source| StartError::State { path: dir.clone(), source })?;
     let listen = spec.listen.as_str();
+    let tls = spec.tls.as_ref().map(acceptor).transpose()?;
     let store = match &spec.store {
         None => Store::open_embedded(&dir).await?,
         Some(shared) => Store::open_shared(&shared.redis, &shared.nats, &shared.namespace).await?,
@@ -88,19 +95,32 @@ pub async fn start(spec: &ControlSpec, state: &Path) -> Result<Running, StartErr
         .map_err(|source| StartError::Listen { address: listen.to_owned(), source })?;
     let address =
         listener.local_addr().map_err(|source| StartError::Listen { address: listen.to_owned(), source })?;
-    let control = Arc::new(Control { store: store.clone(), signer, waiting: Arc::clone(&waiting) });
-    let (stop, mut stopped) = watch::channel(false);
-    let serve = axum::serve(listener, api::router(control)).with_graceful_shutdown(async move {
-        // The sender lives as long as the service.
-        let _ = stopped.wait_for(|stopped| *stopped).await;
+    let control = Arc::new(Control {
+        store: store.clone(),
+        signer,
+        waiting: Arc::clone(&waiting),
+        limits: Limits::new(&spec.limits),
+        hosts: Hosts::new(address.ip(), &spec.hosts),
+        certificates: spec.tls.as_ref().is_some_and(|tls| tls.clients.is_some()),
     });
-    let serving = tasks::spawn("control", async move { serve.await });
+    let (stop, stopped) = watch::channel(false);
+    let url = url(spec, address);
+    let serve = serve::serve(listener, tls, api::router(control), spec.limits.connections, stopped);
+    let serving = tasks::spawn("control", serve);
     let following = tasks::Owned::new(&tasks::spawn("follow", waiting.follow(store.clone())));
-    let known =
-        [("control", format!("http://{address}")), ("operator_key_file", operator_key.display().to_string())];
+    let known = [("control", url.clone()), ("operator_key_file", operator_key.display().to_string())];
     ports::announce(state, &known)
         .map_err(|source| StartError::State { path: state.join(ports::FILE), source })?;
-    Ok(Running { state: state.to_owned(), store, address, operator_key, stop, serving, following })
+    Ok(Running { state: state.to_owned(), store, url, operator_key, stop, serving, following })
+}
+
+/// Where it is reached: by its first name, if it has one.
+fn url(spec: &ControlSpec, address: SocketAddr) -> String {
+    let scheme = if spec.tls.is_some() { "https" } else { "http" };
+    match spec.hosts.first() {
+        Some(name) => format!("{scheme}://{name}:{}", address.port()),
+        None => format!("{scheme}://{address}"),
+    }
 }
 
 /// Makes the first operator's key when the file with it is not there.
@@ -119,7 +139,7 @@ impl Running {
     /// Its base URL.
     #[must_use]
     pub fn url(&self) -> String {
-        format!("http://{}", self.address)
+        self.url.clone()
     }
 
     /// The file with the first operator's key.

@@ -13,7 +13,7 @@ use std::collections::{BTreeMap, BTreeSet, HashSet};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 use sideguard_policy::compile;
-use sideguard_policy::source::{self, Severity, Source};
+use sideguard_policy::source::{self, Finding, Severity, Source};
 use sideguard_store::documents::{Edit, Expect, Revision};
 use sideguard_store::{Store, StoreError};
 use sideguard_types::control::{Action, Applied, Apply, Change, Generation, Name, Object, Signed, Text};
@@ -202,7 +202,7 @@ pub(crate) async fn change(
     if entries.len() > MOST {
         return Err(Failure::Invalid(format!("more than {MOST} objects")));
     }
-    let changes = compared(store, now, before, &entries, &fresh).await?;
+    let changes = compared(store, now, &before.entries, &entries, &fresh).await?;
     for tenant in affected(before, &entries, &changes) {
         validate(store, now, tenant.as_deref(), &entries, &fresh).await?;
     }
@@ -299,11 +299,11 @@ fn applied(
 async fn compared(
     store: &Store,
     now: Timestamp,
-    before: &Kept,
+    before: &[Entry],
     after: &[Entry],
     fresh: &BTreeMap<String, String>,
 ) -> Result<Vec<Change>, Failure> {
-    let old: BTreeMap<&Name, &Entry> = before.entries.iter().map(|entry| (&entry.name, entry)).collect();
+    let old: BTreeMap<&Name, &Entry> = before.iter().map(|entry| (&entry.name, entry)).collect();
     let new: BTreeMap<&Name, &Entry> = after.iter().map(|entry| (&entry.name, entry)).collect();
     let mut changes = Vec::new();
     for name in old.keys().chain(new.keys()).collect::<std::collections::BTreeSet<_>>() {
@@ -356,22 +356,37 @@ async fn validate(
     // Thousands of rules take a while: not on a thread that serves others.
     let checked = tokio::task::spawn_blocking(move || {
         let loaded = source::load(&sources);
-        let errors: Vec<String> = loaded
-            .findings
-            .iter()
-            .filter(|finding| finding.severity == Severity::Error)
-            .map(ToString::to_string)
-            .collect();
-        if !errors.is_empty() {
-            return Err(errors);
-        }
-        compile(&loaded).map(drop).map_err(|findings| findings.iter().map(ToString::to_string).collect())
+        let wrong = |finding: &Finding| finding.severity == Severity::Error;
+        let errors: Vec<Finding> = loaded.findings.iter().filter(|one| wrong(one)).cloned().collect();
+        if errors.is_empty() { compile(&loaded).map(drop) } else { Err(errors) }
     });
     match checked.await {
         Ok(Ok(())) => Ok(()),
-        Ok(Err(findings)) => Err(Failure::Findings(findings)),
+        Ok(Err(findings)) => Err(Failure::Findings(findings.iter().map(ToString::to_string).collect())),
         Err(error) => Err(Failure::Invalid(format!("the set cannot be checked: {error}"))),
     }
+}
+
+/// What changed between two generations, oldest first; both texts of each object.
+pub(crate) async fn between(
+    store: &Store,
+    now: Timestamp,
+    from: u64,
+    to: u64,
+) -> Result<Vec<Change>, Failure> {
+    let none = Vec::new();
+    let (before, after) = match from {
+        0 => (None, generation(store, now, to).await?),
+        from => (Some(generation(store, now, from).await?), generation(store, now, to).await?),
+    };
+    compared(
+        store,
+        now,
+        before.as_ref().map_or(&none, |kept| &kept.entries),
+        &after.entries,
+        &BTreeMap::new(),
+    )
+    .await
 }
 
 async fn write(

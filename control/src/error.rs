@@ -1,10 +1,14 @@
 //! What can go wrong in a request, and how it is told.
 
+use std::time::Duration;
+
 use axum::Json;
 use axum::response::{IntoResponse, Response};
 use http::{HeaderValue, StatusCode, header};
 use sideguard_store::StoreError;
 use sideguard_types::control::Problem;
+
+use crate::limits::TooMany;
 
 /// Why a request was not served.
 #[derive(Debug, thiserror::Error)]
@@ -27,6 +31,15 @@ pub enum Failure {
     /// The resulting set of objects is wrong; every error with its place.
     #[error("the resulting set of objects is not valid: nothing has changed")]
     Findings(Vec<String>),
+    /// More was asked than one client may ask; the time after which it may ask again.
+    #[error("too many requests at once: ask again in a while")]
+    TooMany(Duration),
+    /// The body is longer than the route takes.
+    #[error("the body is longer than this route takes")]
+    TooLarge,
+    /// The request is for another host, or comes from another site's page.
+    #[error("{0}")]
+    Misdirected(String),
     /// The store is away or broken.
     #[error("the store cannot be used now")]
     Store(#[from] StoreError),
@@ -44,6 +57,9 @@ impl Failure {
             Self::Conflict(_) => (StatusCode::CONFLICT, "conflict"),
             Self::Invalid(_) => (StatusCode::BAD_REQUEST, "invalid"),
             Self::Findings(_) => (StatusCode::UNPROCESSABLE_ENTITY, "findings"),
+            Self::TooMany(_) => (StatusCode::TOO_MANY_REQUESTS, "rate_limited"),
+            Self::TooLarge => (StatusCode::PAYLOAD_TOO_LARGE, "body_too_large"),
+            Self::Misdirected(_) => (StatusCode::MISDIRECTED_REQUEST, "misdirected"),
             Self::Store(_) | Self::Broken(_) => (StatusCode::SERVICE_UNAVAILABLE, "store_unavailable"),
         }
     }
@@ -56,6 +72,8 @@ impl IntoResponse for Failure {
             tracing::error!(%error, "store");
         }
         let detail = self.to_string();
+        let again =
+            if let Self::TooMany(again) = self { Some(again.as_secs().saturating_add(1)) } else { None };
         let findings = if let Self::Findings(findings) = self { findings } else { Vec::new() };
         let body = Problem { status: status.as_u16(), code: code.to_owned(), detail, findings };
         let mut response = (status, Json(body)).into_response();
@@ -64,6 +82,15 @@ impl IntoResponse for Failure {
         if status == StatusCode::UNAUTHORIZED {
             headers.insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
         }
+        if let Some(again) = again {
+            headers.insert(header::RETRY_AFTER, HeaderValue::from(again));
+        }
         response
+    }
+}
+
+impl From<TooMany> for Failure {
+    fn from(TooMany(again): TooMany) -> Self {
+        Self::TooMany(again)
     }
 }

@@ -1,12 +1,17 @@
 //! Who is asking: keys, what they may do, and for whom. Kept as hashes; a key is told once, when it is made.
 
+use std::time::Duration;
+
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 use sideguard_store::documents::{Edit, Expect};
-use sideguard_store::key::Key;
+use sideguard_store::key::{Key, Prefix};
 use sideguard_store::{Store, StoreError};
-use sideguard_types::control::{Enrolled, Token, TokenRequest};
+use sideguard_types::control::keys::{KeyEntry, KeyRequest, NewKey};
+use sideguard_types::control::{Enrolled, Page, Token, TokenRequest};
 use sideguard_types::time::Timestamp;
+
+pub(crate) use sideguard_types::control::keys::Role;
 
 use crate::error::Failure;
 use crate::signer::hex;
@@ -14,7 +19,15 @@ use crate::signer::hex;
 /// Tenant of what belongs to the control service itself. No tenant can be called so.
 pub(crate) const OWN: &str = "sideguard.control";
 /// How long an enrolment token is good when nothing else is asked for.
-const TOKEN_LIFE: std::time::Duration = std::time::Duration::from_secs(3_600);
+const TOKEN_LIFE: Duration = Duration::from_secs(3_600);
+/// How exactly it is known when a key was used last.
+const COARSE: Duration = Duration::from_secs(600);
+/// Digits of a key's hash that name it.
+const ID: usize = 16;
+/// Longest name of a key, in bytes.
+const LONGEST_NAME: usize = 100;
+/// Keys that are read at once.
+const READ: usize = 500;
 
 /// A key of the control service's own documents.
 pub(crate) fn own_key(path: &str) -> Result<Key, Failure> {
@@ -29,18 +42,6 @@ pub(crate) fn tenant(name: &str) -> Result<(), Failure> {
         )));
     }
     Key::new(name, "x").map(drop).map_err(|error| Failure::Invalid(error.to_string()))
-}
-
-/// What a key may do; each role includes nothing of the others.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub(crate) enum Role {
-    /// Changes the desired state, sees everything of its tenant.
-    Operator,
-    /// Sees everything of its tenant.
-    Viewer,
-    /// Fetches policy and reports.
-    Sidecar,
 }
 
 /// Whose key it is.
@@ -73,35 +74,177 @@ struct Kept {
     agent: Option<String>,
 }
 
-fn hash(secret: &str) -> String {
+/// A key as it is kept.
+#[derive(Debug, Serialize, Deserialize)]
+struct KeptKey {
+    #[serde(flatten)]
+    principal: Principal,
+    #[serde(default)]
+    created: Timestamp,
+    #[serde(default)]
+    used: Option<Timestamp>,
+    #[serde(default)]
+    expires: Option<Timestamp>,
+}
+
+impl KeptKey {
+    fn entry(self, hash: &str) -> KeyEntry {
+        let Self { principal: Principal { name, role, tenant }, created, used, expires } = self;
+        KeyEntry { id: hash.chars().take(ID).collect(), name, role, tenant, created, used, expires }
+    }
+}
+
+/// What a secret is kept as.
+pub(crate) fn hash(secret: &str) -> String {
     hex(&Sha256::digest(secret.as_bytes()))
 }
 
-fn secret(prefix: &str) -> String {
+/// A new secret.
+pub(crate) fn secret(prefix: &str) -> String {
     format!("{prefix}{}", sideguard_runtime::id::token(32))
+}
+
+fn at(hash: &str) -> Result<Key, Failure> {
+    own_key(&format!("keys/{hash}"))
 }
 
 /// Makes a key.
 pub(crate) async fn make(store: &Store, now: Timestamp, principal: &Principal) -> Result<String, Failure> {
+    let kept = KeptKey { principal: principal.clone(), created: now, used: None, expires: None };
     let key = secret("sgk_");
-    let value = serde_json::to_vec(principal).map_err(|error| Failure::Invalid(error.to_string()))?;
-    let at = own_key(&format!("keys/{}", hash(&key)))?;
-    store.documents.put(now, &at, value.into(), Expect::Absent, None).await?;
+    write(store, now, &hash(&key), &kept, Expect::Absent).await?;
     Ok(key)
+}
+
+async fn write(
+    store: &Store,
+    now: Timestamp,
+    hash: &str,
+    kept: &KeptKey,
+    expect: Expect,
+) -> Result<(), Failure> {
+    let value = serde_json::to_vec(kept).map_err(|error| Failure::Invalid(error.to_string()))?;
+    store.documents.put(now, &at(hash)?, value.into(), expect, kept.expires).await?;
+    Ok(())
 }
 
 /// Whose a key is.
 pub(crate) async fn whose(store: &Store, now: Timestamp, key: &str) -> Result<Principal, Failure> {
-    let at = own_key(&format!("keys/{}", hash(key)))?;
-    let kept = store.documents.get(now, &at).await?.ok_or(Failure::Unauthenticated)?;
-    serde_json::from_slice(&kept.value).map_err(|_| Failure::Broken(at.to_string()))
+    // What cannot be a key is not worth a question to the store.
+    let plausible = key.strip_prefix("sgk_").is_some_and(|rest| rest.len() == 64);
+    if plausible { whose_hash(store, now, &hash(key)).await } else { Err(Failure::Unauthenticated) }
+}
+
+/// Whose the key with a hash is.
+pub(crate) async fn whose_hash(store: &Store, now: Timestamp, hash: &str) -> Result<Principal, Failure> {
+    let at = at(hash)?;
+    let document = store.documents.get(now, &at).await?.ok_or(Failure::Unauthenticated)?;
+    let mut kept: KeptKey =
+        serde_json::from_slice(&document.value).map_err(|_| Failure::Broken(at.to_string()))?;
+    if kept.used.is_none_or(|used| now.since(used) >= COARSE) {
+        kept.used = Some(now);
+        // Nothing hangs on it: the key may have been revoked or touched by another replica meanwhile.
+        if let Err(error) = write(store, now, hash, &kept, Expect::Revision(document.revision)).await {
+            tracing::debug!(%error, "the use of a key is not noted");
+        }
+    }
+    Ok(kept.principal)
+}
+
+/// Makes a key for somebody.
+pub(crate) async fn create(
+    store: &Store,
+    now: Timestamp,
+    by: &Principal,
+    asked: KeyRequest,
+) -> Result<NewKey, Failure> {
+    let KeyRequest { name, role, tenant, seconds } = asked;
+    if role == Role::Sidecar {
+        return Err(Failure::Invalid("a sidecar gets its key by enrolment: `sideguard token`".to_owned()));
+    }
+    if name.trim().is_empty() || name.len() > LONGEST_NAME || name.contains(char::is_control) {
+        return Err(Failure::Invalid(format!(
+            "`name` is empty, too long or has control characters: {name:?}"
+        )));
+    }
+    let tenant = tenant.or_else(|| by.tenant.clone());
+    if let Some(tenant) = &tenant {
+        self::tenant(tenant)?;
+        if !by.reaches(tenant) {
+            return Err(Failure::Missing(format!("tenant `{tenant}`")));
+        }
+    }
+    if seconds == Some(0) {
+        return Err(Failure::Invalid("`seconds` is zero: leave it out for a key without an end".to_owned()));
+    }
+    let expires = seconds.map(|seconds| now.plus(Duration::from_secs(seconds)));
+    let kept = KeptKey { principal: Principal { name, role, tenant }, created: now, used: None, expires };
+    let key = secret("sgk_");
+    write(store, now, &hash(&key), &kept, Expect::Absent).await?;
+    Ok(NewKey { entry: kept.entry(&hash(&key)), key })
+}
+
+/// The keys that a principal may see: those of its tenant, or all.
+pub(crate) async fn list(
+    store: &Store,
+    now: Timestamp,
+    who: &Principal,
+    after: Option<&str>,
+    limit: usize,
+) -> Result<Page<KeyEntry>, Failure> {
+    let scope = Prefix::new(OWN, "keys").map_err(|error| Failure::Invalid(error.to_string()))?.into();
+    let mut after = after.map(at).transpose()?;
+    let mut items: Vec<KeyEntry> = Vec::new();
+    let mut cursor = None;
+    loop {
+        let page = store.documents.list(now, &scope, after.as_ref(), READ).await?;
+        for document in &page.documents {
+            let kept: KeptKey = serde_json::from_slice(&document.value)
+                .map_err(|_| Failure::Broken(document.key.to_string()))?;
+            // Seen as one that is there or as none: a cursor must not name another tenant's key either.
+            if who.tenant.is_some() && who.tenant != kept.principal.tenant {
+                continue;
+            }
+            if items.len() == limit {
+                return Ok(Page { items, next: cursor });
+            }
+            let hash = document.key.path().trim_start_matches("keys/");
+            // After all digits: the next page begins behind this key.
+            cursor = Some(format!("{}z", hash.chars().take(ID).collect::<String>()));
+            items.push(kept.entry(hash));
+        }
+        match page.next {
+            Some(next) => after = Some(next),
+            None => return Ok(Page { items, next: None }),
+        }
+    }
+}
+
+/// Takes a key back; who has it can do nothing more from the next request on.
+pub(crate) async fn revoke(store: &Store, now: Timestamp, who: &Principal, id: &str) -> Result<(), Failure> {
+    let missing = || Failure::Missing(format!("key `{id}`"));
+    if id.len() != ID || !id.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f')) {
+        return Err(missing());
+    }
+    let scope = Prefix::new(OWN, "keys").map_err(|error| Failure::Invalid(error.to_string()))?.into();
+    // Names of documents are hashes, in order: the next one after the id is the one that begins with it.
+    let page = store.documents.list(now, &scope, Some(&at(id)?), 1).await?;
+    let found = page.documents.first().filter(|found| found.key.path().starts_with(&format!("keys/{id}")));
+    let found = found.ok_or_else(missing)?;
+    let kept: KeptKey =
+        serde_json::from_slice(&found.value).map_err(|_| Failure::Broken(found.key.to_string()))?;
+    if who.tenant.is_some() && who.tenant != kept.principal.tenant {
+        return Err(missing());
+    }
+    store.documents.delete(now, &found.key, Expect::Any).await?;
+    Ok(())
 }
 
 /// Makes an enrolment token.
 pub(crate) async fn token(store: &Store, now: Timestamp, asked: TokenRequest) -> Result<Token, Failure> {
     let tenant = asked.tenant.unwrap_or_else(|| "default".to_owned());
     self::tenant(&tenant)?;
-    let life = asked.seconds.map_or(TOKEN_LIFE, std::time::Duration::from_secs);
+    let life = asked.seconds.map_or(TOKEN_LIFE, Duration::from_secs);
     let expires = now.plus(life);
     let token = secret("sgt_");
     let kept = Kept { tenant, agent: asked.agent };
@@ -128,7 +271,8 @@ pub(crate) async fn enrol(
     let principal =
         Principal { name: sidecar.to_owned(), role: Role::Sidecar, tenant: Some(whose.tenant.clone()) };
     let key = secret("sgk_");
-    let value = serde_json::to_vec(&principal).map_err(|error| Failure::Invalid(error.to_string()))?;
+    let new = KeptKey { principal, created: now, used: None, expires: None };
+    let value = serde_json::to_vec(&new).map_err(|error| Failure::Invalid(error.to_string()))?;
     // One key for each sidecar: whoever enrols with a copied id puts the other one out, which is seen.
     let current = own_key(&format!("enrolled/{}/{sidecar}", whose.tenant))?;
     let former = store.documents.get(now, &current).await?;

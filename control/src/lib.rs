@@ -13,7 +13,13 @@ mod error;
 mod feed;
 mod keys;
 mod kills;
+mod limits;
+mod openapi;
+mod page;
 mod registry;
+mod serve;
+mod sessions;
 mod signer;
 
 pub use error::Failure;
+pub use serve::tls::TlsError;

@@ -34,6 +34,7 @@ pub(crate) async fn heard(
     report: Report,
 ) -> Result<(), Failure> {
     let tenant = from.tenant.clone().unwrap_or_else(|| "default".to_owned());
+    // Below the tenant: a sidecar that calls itself as another tenant's does is another one.
     let at = own_key(&format!("sidecars/{tenant}/{}", from.name))?;
     let kept = Kept { tenant, seen: now, report };
     let value = serde_json::to_vec(&kept).map_err(|error| Failure::Invalid(error.to_string()))?;
@@ -41,42 +42,49 @@ pub(crate) async fn heard(
     Ok(())
 }
 
-/// The sidecars that a principal may see, some of them.
+/// The sidecars that a principal may see, of one tenant or of all, some of them. `after` is a page's `next`.
 pub(crate) async fn list(
     store: &Store,
     now: Timestamp,
     who: &Principal,
+    tenant: Option<&str>,
     head: u64,
     after: Option<&str>,
+    limit: usize,
 ) -> Result<Page<Sidecar>, Failure> {
     let invalid = |error: sideguard_store::key::KeyError| Failure::Invalid(error.to_string());
-    let after = after.map(|place| own_key(&format!("sidecars/{place}"))).transpose()?;
-    let within = match &who.tenant {
-        Some(tenant) => format!("sidecars/{tenant}"),
-        None => "sidecars".to_owned(),
+    let Some(tenant) = within(who, tenant) else { return Ok(Page { items: Vec::new(), next: None }) };
+    let scope = match tenant {
+        Some(tenant) => Prefix::new(OWN, &format!("sidecars/{tenant}")),
+        None => Prefix::new(OWN, "sidecars"),
     };
-    let scope = Prefix::new(OWN, &within).map_err(invalid)?.into();
-    let page = store.documents.list(now, &scope, after.as_ref(), PAGE).await?;
+    let scope = scope.map_err(invalid)?.into();
+    let after = after.map(|place| own_key(&format!("sidecars/{place}"))).transpose()?;
+    let page = store.documents.list(now, &scope, after.as_ref(), limit.min(PAGE)).await?;
     let mut items = Vec::new();
     for document in &page.documents {
         let kept: Kept =
             serde_json::from_slice(&document.value).map_err(|_| Failure::Broken(document.key.to_string()))?;
-        if who.reaches(&kept.tenant) {
-            let Kept { tenant, seen, report } = kept;
-            let standing = standing(&report, seen, now, head);
-            items.push(Sidecar { id: id(&document.key), tenant, standing, seen, report });
-        }
+        let Kept { tenant, seen, report } = kept;
+        let standing = standing(&report, seen, now, head);
+        let id = place(&document.key).trim_start_matches(&format!("{tenant}/")).to_owned();
+        items.push(Sidecar { id, tenant, standing, seen, report });
     }
     Ok(Page { items, next: page.next.as_ref().map(place) })
 }
 
-/// Tenant and id.
-fn place(key: &Key) -> String {
-    key.path().trim_start_matches("sidecars/").to_owned()
+/// The tenant that a listing is about: that of the key, or the one asked for, or all. None when the key does not reach the
+/// one asked for.
+fn within<'a>(who: &'a Principal, asked: Option<&'a str>) -> Option<Option<&'a str>> {
+    match (who.tenant.as_deref(), asked) {
+        (Some(own), Some(asked)) if own != asked => None,
+        (own, asked) => Some(own.or(asked)),
+    }
 }
 
-fn id(key: &Key) -> String {
-    key.path().rsplit('/').next().unwrap_or_default().to_owned()
+/// Tenant and id, as they stand in a key.
+fn place(key: &Key) -> String {
+    key.path().trim_start_matches("sidecars/").to_owned()
 }
 
 fn standing(report: &Report, seen: Timestamp, now: Timestamp, head: u64) -> Standing {

@@ -46,6 +46,10 @@ pub fn load(path: &Path) -> Result<ProxySpec, ConfigError> {
     spec.policies.iter_mut().for_each(anchor);
     spec.tls.trust.iter_mut().for_each(anchor);
     spec.state.iter_mut().for_each(anchor);
+    if let Some(control) = &mut spec.control {
+        control.token.iter_mut().for_each(|token| anchor(&mut token.file));
+        [&mut control.ca, &mut control.certificate, &mut control.key].into_iter().flatten().for_each(anchor);
+    }
     check(&spec)?;
     Ok(spec)
 }

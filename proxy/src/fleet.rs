@@ -13,7 +13,7 @@ use arc_swap::ArcSwap;
 use ed25519_dalek::{Signature, Verifier, VerifyingKey};
 use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
-use sideguard_client::{Client, ClientError};
+use sideguard_client::{Client, ClientError, Identity};
 use sideguard_policy::source::Source;
 use sideguard_runtime::clock;
 use sideguard_runtime::secret::Secret;
@@ -244,12 +244,27 @@ enum Never {}
 
 async fn session(sidecar: &Arc<Sidecar>, fleet: &Fleet) -> Result<Never, String> {
     let told = |error: ClientError| error.to_string();
-    let client = Client::new(&fleet.rules.url, None, None).map_err(told)?;
+    let client = client(&fleet.rules)?;
     let identity = enrolled(fleet, &client).await?;
     fleet.tenant.store(Arc::new(identity.tenant.clone()));
     let client = client.with_key(&Secret::new(identity.key.clone())).map_err(told)?;
     tokio::try_join!(follow(sidecar, fleet, &client, &identity), tell(sidecar, fleet, &client))
         .map(|(never, _)| never)
+}
+
+/// A client of control, without a key yet. Its files are read anew each time: certificates are renewed.
+fn client(rules: &Control) -> Result<Client, String> {
+    let read = |file: &Option<PathBuf>| {
+        let read = |file: &PathBuf| fs::read(file).map_err(|error| format!("`{}`: {error}", file.display()));
+        file.as_ref().map(read).transpose()
+    };
+    let own = match (read(&rules.certificate)?, read(&rules.key)?) {
+        (Some(certificate), Some(key)) => Some(Identity { certificate, key: Secret::new(key) }),
+        (None, None) => None,
+        _ => return Err("`control.certificate` and `control.key` go together".to_owned()),
+    };
+    Client::with_identity(&rules.url, None, read(&rules.ca)?.as_deref(), own.as_ref())
+        .map_err(|error| error.to_string())
 }
 
 /// Who this sidecar is, from enrolment or from earlier.

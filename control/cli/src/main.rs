@@ -11,6 +11,7 @@ mod doctor;
 mod explain;
 mod get;
 mod history;
+mod key;
 mod kill;
 mod policy;
 mod proxy;
@@ -88,6 +89,9 @@ enum Verb {
     Kill(kill::Kill),
     /// Lets a scope go on that was killed.
     Unkill(kill::Unkill),
+    /// Makes, lists and takes back keys of people.
+    #[command(subcommand)]
+    Key(key::Verb),
     /// Makes an enrolment token for a sidecar.
     Token(token::Arguments),
     /// Prints a script that completes commands in a shell.
@@ -130,6 +134,7 @@ fn main() -> ExitCode {
         Verb::Rollback(arguments) => in_runtime(|| rollback::run(arguments)),
         Verb::Kill(arguments) => in_runtime(|| kill::kill(arguments)),
         Verb::Unkill(arguments) => in_runtime(|| kill::unkill(arguments)),
+        Verb::Key(verb) => in_runtime(|| key::run(verb)),
         Verb::Token(arguments) => in_runtime(|| token::run(arguments)),
         Verb::Completions { shell } => {
             clap_complete::generate(shell, &mut Arguments::command(), "sideguard", &mut std::io::stdout());
@@ -186,6 +191,8 @@ mod tests {
             "rollback",
             "kill agent/acme/researcher --reason because",
             "token --agent researcher --for 10m",
+            "key create alice --role approver --tenant acme --for 30d",
+            "key revoke 0123456789abcdef",
         ] {
             let words = std::iter::once("sideguard").chain(line.split(' '));
             assert!(Arguments::try_parse_from(words).is_ok(), "{line}");

@@ -30,7 +30,8 @@ pub(crate) struct Arguments {
     place: Place,
 }
 
-fn life(text: &str) -> Result<Span, String> {
+/// A time that is at least a second.
+pub(crate) fn life(text: &str) -> Result<Span, String> {
     let span = Span::parse(text).map_err(|error| error.to_string())?;
     if span.0.as_secs() == 0 { Err("less than a second".to_owned()) } else { Ok(span) }
 }

@@ -10,9 +10,11 @@ use http::Uri;
 use hyper::rt::{Executor, ReadBufCursor};
 use hyper_util::client::legacy::connect::{Connected, Connection};
 use hyper_util::rt::TokioIo;
+use rustls::client::WantsClientCert;
 use rustls::pki_types::pem::PemObject;
-use rustls::pki_types::{CertificateDer, ServerName};
-use rustls::{ClientConfig, RootCertStore};
+use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
+use rustls::{ClientConfig, ConfigBuilder, RootCertStore};
+use sideguard_runtime::secret::Secret;
 use sideguard_runtime::tasks;
 use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
@@ -20,6 +22,30 @@ use tokio_rustls::client::TlsStream;
 use tower_service::Service;
 
 use crate::{ClientError, TO_CONNECT};
+
+/// A client's own certificate, for a service that asks for one.
+#[derive(Debug, Clone)]
+pub struct Identity {
+    /// The certificate and those above it, in PEM.
+    pub certificate: Vec<u8>,
+    /// Its private key, in PEM.
+    pub key: Secret<Vec<u8>>,
+}
+
+impl Identity {
+    fn shown(
+        &self,
+        config: ConfigBuilder<ClientConfig, WantsClientCert>,
+    ) -> Result<ClientConfig, ClientError> {
+        let bad = |what: &str, error: &dyn std::fmt::Display| {
+            ClientError::Setup(format!("{what} of this client: {error}"))
+        };
+        let chain: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(&self.certificate).collect();
+        let chain = chain.map_err(|error| bad("certificate", &error))?;
+        let key = PrivateKeyDer::from_pem_slice(self.key.expose()).map_err(|error| bad("key", &error))?;
+        config.with_client_auth_cert(chain, key).map_err(|error| bad("certificate", &error))
+    }
+}
 
 /// Runs the connections of the pool.
 #[derive(Debug, Clone, Copy)]
@@ -47,8 +73,9 @@ impl Connector {
         Self { tls: None }
     }
 
-    /// One for `https`, which trusts the given roots, or the system's when there are none.
-    pub(crate) fn tls(roots: Option<&[u8]>) -> Result<Self, ClientError> {
+    /// One for `https`, which trusts the given roots, or the system's when there are none, and shows its own certificate to
+    /// a service that asks for one.
+    pub(crate) fn tls(roots: Option<&[u8]>, own: Option<&Identity>) -> Result<Self, ClientError> {
         let bad = |what: String| ClientError::Setup(what);
         let mut store = RootCertStore::empty();
         match roots {
@@ -69,8 +96,11 @@ impl Connector {
         let config = ClientConfig::builder_with_provider(Arc::new(rustls::crypto::ring::default_provider()))
             .with_safe_default_protocol_versions()
             .map_err(|error| bad(error.to_string()))?
-            .with_root_certificates(store)
-            .with_no_client_auth();
+            .with_root_certificates(store);
+        let config = match own {
+            Some(own) => own.shown(config)?,
+            None => config.with_no_client_auth(),
+        };
         Ok(Self { tls: Some(TlsConnector::from(Arc::new(config))) })
     }
 

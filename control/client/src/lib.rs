@@ -19,6 +19,7 @@
 mod calls;
 mod connect;
 mod error;
+mod keys;
 mod query;
 
 use std::fmt;
@@ -38,6 +39,7 @@ use sideguard_runtime::secret::Secret;
 use sideguard_types::control::Problem;
 
 pub use calls::{Listing, Objects};
+pub use connect::Identity;
 pub use error::ClientError;
 
 use connect::{Connector, Tasks};
@@ -50,8 +52,8 @@ const TO_CONNECT: Duration = Duration::from_secs(5);
 const TO_ANSWER: Duration = Duration::from_secs(30);
 /// The same for the feed, which the service answers within 30 s when nothing happens.
 const TO_FEED: Duration = Duration::from_secs(45);
-/// How long an unused connection is kept.
-const IDLE: Duration = Duration::from_secs(60);
+/// How long an unused connection is kept; the service lets go of it after 30 s.
+const IDLE: Duration = Duration::from_secs(20);
 
 /// A control service, with the key to ask it by. Clones share their connections.
 #[derive(Clone)]
@@ -78,6 +80,19 @@ impl Client {
     /// [`ClientError::Setup`] when the address is not `http://` or `https://` and a host, the key cannot stand in a header,
     /// or there is no usable root.
     pub fn new(url: &str, key: Option<Secret<String>>, roots: Option<&[u8]>) -> Result<Self, ClientError> {
+        Self::with_identity(url, key, roots, None)
+    }
+
+    /// As [`Client::new`], with a certificate to show to a service that asks for one.
+    ///
+    /// # Errors
+    /// As [`Client::new`], and when the certificate cannot be used.
+    pub fn with_identity(
+        url: &str,
+        key: Option<Secret<String>>,
+        roots: Option<&[u8]>,
+        own: Option<&Identity>,
+    ) -> Result<Self, ClientError> {
         let bad = || {
             ClientError::Setup(format!(
                 "`{url}` is not the address of a control service: write it as `http://127.0.0.1:4760`"
@@ -87,7 +102,7 @@ impl Client {
         let (Some(scheme), Some(authority)) = (parts.scheme, parts.authority) else { return Err(bad()) };
         let connector = match scheme.as_str() {
             "http" => Connector::plain(),
-            "https" => Connector::tls(roots)?,
+            "https" => Connector::tls(roots, own)?,
             _ => return Err(bad()),
         };
         if authority.as_str().contains('@') {

@@ -4,11 +4,12 @@ use std::sync::Arc;
 
 use axum::extract::{Path, Query, State};
 use axum::{Extension, Json};
+use schemars::JsonSchema;
 use serde::Deserialize;
 use sideguard_runtime::clock;
-use sideguard_types::control::{Applied, Apply, Generation, Name, Object, Page};
+use sideguard_types::control::{Applied, Apply, Change, Generation, Name, Object, Page};
 
-use super::{Body, Control, Who};
+use super::{Body, Control, Who, page};
 use crate::desired::{self, Wish};
 use crate::error::Failure;
 
@@ -23,9 +24,10 @@ pub(super) async fn apply(
     change(&control, &who, Wish::Apply(apply)).await
 }
 
-#[derive(Deserialize)]
+#[derive(Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub(super) struct Delete {
+    /// The objects.
     names: Vec<Name>,
 }
 
@@ -37,9 +39,10 @@ pub(super) async fn delete(
     change(&control, &who, Wish::Delete(names)).await
 }
 
-#[derive(Deserialize)]
+#[derive(Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub(super) struct Rollback {
+    /// The generation.
     to: u64,
 }
 
@@ -61,21 +64,25 @@ async fn change(
     Ok(Json(applied))
 }
 
-#[derive(Deserialize)]
+#[derive(Deserialize, JsonSchema)]
 pub(super) struct Since {
+    /// A page's `next`.
     after: Option<u64>,
+    /// Most items of the page.
+    limit: Option<usize>,
 }
 
 /// Newest first; `after` is the number of the last one of the page before.
 pub(super) async fn generations(
     State(control): State<Arc<Control>>,
-    Query(Since { after }): Query<Since>,
+    Query(Since { after, limit }): Query<Since>,
 ) -> Result<Json<Page<Generation>>, Failure> {
     let now = clock::now();
     let newest = desired::head(&control.store, now).await?.kept.told.number;
     let mut number = after.map_or(newest, |after| after.saturating_sub(1).min(newest));
     let mut items = Vec::new();
-    while number > 0 && items.len() < PAGE {
+    let limit = page(limit, PAGE);
+    while number > 0 && items.len() < limit {
         items.push(desired::generation(&control.store, now, number).await?.told);
         number -= 1;
     }
@@ -90,12 +97,35 @@ pub(super) async fn generation(
     Ok(Json(desired::generation(&control.store, clock::now(), number).await?.told))
 }
 
-#[derive(Deserialize)]
+#[derive(Deserialize, JsonSchema)]
+pub(super) struct Before {
+    /// The generation to compare with; the one before when absent, zero for none.
+    from: Option<u64>,
+}
+
+/// What changed from one generation to another.
+pub(super) async fn changes(
+    State(control): State<Arc<Control>>,
+    Path(number): Path<u64>,
+    Query(Before { from }): Query<Before>,
+) -> Result<Json<Page<Change>>, Failure> {
+    let from = from.unwrap_or(number.saturating_sub(1));
+    let items = desired::between(&control.store, clock::now(), from, number).await?;
+    Ok(Json(Page { items, next: None }))
+}
+
+#[derive(Deserialize, JsonSchema)]
 pub(super) struct Wanted {
+    /// Kind, such as `Policy`.
     kind: Option<String>,
+    /// Tenant.
     tenant: Option<String>,
+    /// Labels that they must have, as `key=value,key=value`.
     labels: Option<String>,
+    /// A page's `next`.
     after: Option<String>,
+    /// Most items of the page.
+    limit: Option<usize>,
 }
 
 pub(super) async fn objects(
@@ -125,7 +155,7 @@ pub(super) async fn objects(
             && wanted.after.as_ref().is_none_or(|after| place(&entry.name) > *after)
     });
     let mut items = Vec::new();
-    for entry in fitting.by_ref().take(PAGE) {
+    for entry in fitting.by_ref().take(page(wanted.limit, PAGE)) {
         items.push(desired::object(&control.store, now, entry).await?);
     }
     let next = fitting.next().and(items.last()).map(|last| place(&last.name));

@@ -5,14 +5,14 @@ use std::sync::Arc;
 use axum::extract::{Query, State};
 use axum::{Extension, Json};
 use http::StatusCode;
-use serde::Deserialize;
-use serde_json::{Value, json};
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
 use sideguard_runtime::clock;
 use sideguard_types::control::{
     Enrol, Enrolled, Feed, Kill, Page, Report, Scope, Sidecar, Token, TokenRequest,
 };
 
-use super::{Body, Control, Who};
+use super::{Body, Control, Who, page};
 use crate::error::Failure;
 use crate::keys::{self, Principal};
 use crate::{desired, kills, registry};
@@ -26,8 +26,14 @@ pub(super) async fn ready(State(control): State<Arc<Control>>) -> Result<&'stati
     Ok("ready\n")
 }
 
-pub(super) async fn version() -> Json<Value> {
-    Json(json!({"version": env!("CARGO_PKG_VERSION")}))
+#[derive(Serialize, Deserialize, JsonSchema)]
+pub(super) struct Version {
+    /// Version of the service.
+    version: String,
+}
+
+pub(super) async fn version() -> Json<Version> {
+    Json(Version { version: env!("CARGO_PKG_VERSION").to_owned() })
 }
 
 pub(super) async fn enrol(
@@ -38,10 +44,12 @@ pub(super) async fn enrol(
     keys::enrol(&control.store, clock::now(), &token, &sidecar, signer).await.map(Json)
 }
 
-#[derive(Deserialize)]
+#[derive(Deserialize, JsonSchema)]
 pub(super) struct Has {
+    /// Number of the generation that it has.
     #[serde(default)]
     generation: u64,
+    /// Number of the change of kill switches that it knows.
     #[serde(default)]
     kills: u64,
 }
@@ -52,7 +60,7 @@ pub(super) async fn feed(
     Query(has): Query<Has>,
 ) -> Result<Json<Feed>, Failure> {
     let tenant = who.tenant.as_deref().unwrap_or("default");
-    let Control { store, signer, waiting } = &*control;
+    let Control { store, signer, waiting, .. } = &*control;
     waiting.wait(store, signer, tenant, has.generation, has.kills).await.map(Json)
 }
 
@@ -65,22 +73,26 @@ pub(super) async fn report(
     Ok(StatusCode::NO_CONTENT)
 }
 
-#[derive(Deserialize)]
+#[derive(Deserialize, JsonSchema)]
 pub(super) struct Which {
+    /// A page's `next`.
     after: Option<String>,
+    /// Most items of the page.
+    limit: Option<usize>,
+    /// Tenant; all that the key reaches when absent.
     tenant: Option<String>,
 }
 
 pub(super) async fn sidecars(
     State(control): State<Arc<Control>>,
     Extension(who): Who,
-    Query(Which { after, tenant }): Query<Which>,
+    Query(Which { after, limit, tenant }): Query<Which>,
 ) -> Result<Json<Page<Sidecar>>, Failure> {
     let now = clock::now();
     let head = desired::head(&control.store, now).await?.kept.told.number;
-    let mut page = registry::list(&control.store, now, &who, head, after.as_deref()).await?;
-    page.items.retain(|sidecar| tenant.as_ref().is_none_or(|tenant| *tenant == sidecar.tenant));
-    Ok(Json(page))
+    let limit = page(limit, 500);
+    let (tenant, after) = (tenant.as_deref(), after.as_deref());
+    registry::list(&control.store, now, &who, tenant, head, after, limit).await.map(Json)
 }
 
 pub(super) async fn token(
@@ -119,10 +131,12 @@ fn may_stop(who: &Principal, scope: &Scope) -> Result<(), Failure> {
     if may { Ok(()) } else { Err(Failure::Missing("scope of that name".to_owned())) }
 }
 
-#[derive(Deserialize)]
+#[derive(Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub(super) struct Stop {
+    /// What: `fleet`, `tenant/NAME`, `agent/NAME` or `agent/TENANT/NAME`.
     scope: String,
+    /// Why.
     #[serde(default)]
     reason: String,
 }
@@ -148,8 +162,9 @@ pub(super) async fn kill(
     Ok(Json(kill))
 }
 
-#[derive(Deserialize)]
+#[derive(Deserialize, JsonSchema)]
 pub(super) struct Off {
+    /// What goes on: as it was stopped.
     scope: String,
 }
 

@@ -1,13 +1,16 @@
 //! What the control service, its sidecars and its clients say to each other: JSON over HTTP below `/v1`.
 
+pub mod keys;
+
 use std::collections::BTreeMap;
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::time::Timestamp;
 
 /// A text with the name that findings in it are told by.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Text {
     /// Name, such as a file's path.
@@ -17,7 +20,7 @@ pub struct Text {
 }
 
 /// `POST /v1/apply`: desired state that replaces what stands there under the same kinds and names.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, rename_all = "camelCase")]
 pub struct Apply {
     /// The objects.
@@ -34,7 +37,7 @@ pub struct Apply {
 }
 
 /// What became of an object.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Action {
     /// It is new.
@@ -61,7 +64,7 @@ impl Action {
 }
 
 /// Name of an object.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Name {
     /// Tenant.
@@ -73,7 +76,7 @@ pub struct Name {
 }
 
 /// One object of a change.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Change {
     /// What became of it.
@@ -90,7 +93,7 @@ pub struct Change {
 }
 
 /// The answer to a change of the desired state.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct Applied {
     /// The generation that is in force now; without a change the one before.
@@ -105,7 +108,7 @@ pub struct Applied {
 }
 
 /// An object as it is kept.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct Object {
     /// Which.
@@ -121,7 +124,8 @@ pub struct Object {
 }
 
 /// A page of a listing.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[schemars(rename = "PageOf{T}")]
 pub struct Page<T> {
     /// What is on it.
     pub items: Vec<T>,
@@ -131,7 +135,7 @@ pub struct Page<T> {
 }
 
 /// One generation of the desired state, in short.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Generation {
     /// Its number; they only go up.
     pub number: u64,
@@ -150,7 +154,7 @@ pub struct Generation {
 }
 
 /// A generation as sidecars of one tenant get it.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Signed {
     /// Tenant.
     pub tenant: String,
@@ -181,7 +185,7 @@ impl Signed {
 }
 
 /// What a kill switch stops.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, rename_all = "snake_case")]
 pub enum Scope {
     /// Everything.
@@ -237,7 +241,7 @@ impl std::fmt::Display for Scope {
 }
 
 /// A kill switch that is on.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Kill {
     /// What it stops.
     pub scope: Scope,
@@ -252,7 +256,7 @@ pub struct Kill {
 
 /// `GET /v1/feed?generation=N&kills=M`: answered when something is newer than what the sidecar has, or when it has waited
 /// long enough. What is absent is as it was.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Feed {
     /// A newer generation.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -263,7 +267,7 @@ pub struct Feed {
 }
 
 /// Kill switches as of one change.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Kills {
     /// Number of the change; they only go up.
     pub number: u64,
@@ -272,7 +276,7 @@ pub struct Kills {
 }
 
 /// `POST /v1/enrol`: a sidecar's first word, with a token that is good for one enrolment.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Enrol {
     /// The token.
@@ -282,7 +286,7 @@ pub struct Enrol {
 }
 
 /// The answer: who the sidecar is from now on.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct Enrolled {
     /// Its key for every later request.
@@ -297,7 +301,7 @@ pub struct Enrolled {
 }
 
 /// How a sidecar stands to the newest generation.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Standing {
     /// It has it in force.
@@ -324,7 +328,7 @@ impl Standing {
 }
 
 /// `POST /v1/report`: what a sidecar tells of itself, every few seconds and at each change of its policy.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct Report {
     /// Agents that it speaks for.
@@ -350,7 +354,7 @@ pub struct Report {
 }
 
 /// A generation that a sidecar did not take.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Refused {
     /// Its number.
     pub generation: u64,
@@ -359,7 +363,7 @@ pub struct Refused {
 }
 
 /// `GET /v1/sidecars`: a sidecar as control knows it.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Sidecar {
     /// Its id.
     pub id: String,
@@ -375,7 +379,7 @@ pub struct Sidecar {
 }
 
 /// `POST /v1/tokens`: asks for an enrolment token.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, rename_all = "camelCase")]
 pub struct TokenRequest {
     /// Tenant; `default` when absent.
@@ -390,7 +394,7 @@ pub struct TokenRequest {
 }
 
 /// An enrolment token. It is told once and kept as a hash.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Token {
     /// The token.
     pub token: String,
@@ -399,7 +403,7 @@ pub struct Token {
 }
 
 /// Body of every error (RFC 9457).
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Problem {
     /// HTTP status.
     pub status: u16,

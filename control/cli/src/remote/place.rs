@@ -5,7 +5,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use serde::Deserialize;
-use sideguard_client::Client;
+use sideguard_client::{Client, Identity};
 use sideguard_runtime::environment;
 use sideguard_runtime::secret::Secret;
 
@@ -24,6 +24,12 @@ pub(crate) struct Place {
     /// File with the root certificates to check it by, in PEM; else SIDEGUARD_CA_FILE, else the system's.
     #[arg(long, value_name = "FILE")]
     ca_file: Option<PathBuf>,
+    /// File with a certificate to show to it, in PEM; else SIDEGUARD_CERTIFICATE_FILE.
+    #[arg(long, value_name = "FILE")]
+    certificate_file: Option<PathBuf>,
+    /// File with that certificate's private key, in PEM; else SIDEGUARD_CERTIFICATE_KEY_FILE.
+    #[arg(long, value_name = "FILE")]
+    certificate_key_file: Option<PathBuf>,
     /// State directory in which a control service of this machine is looked for.
     #[arg(long, value_name = "DIR")]
     state: Option<PathBuf>,
@@ -42,6 +48,7 @@ struct Found {
     url: String,
     key: Option<Secret<String>>,
     roots: Option<Vec<u8>>,
+    own: Option<Identity>,
 }
 
 impl Place {
@@ -53,7 +60,7 @@ impl Place {
     /// A client of the service.
     pub(crate) fn client(&self) -> Outcome<Client> {
         let found = self.find(&environment::variable)?;
-        Ok(Client::new(&found.url, found.key, found.roots.as_deref())?)
+        Ok(Client::with_identity(&found.url, found.key, found.roots.as_deref(), found.own.as_ref())?)
     }
 
     fn find(&self, variable: &dyn Fn(&str) -> Option<String>) -> Outcome<Found> {
@@ -74,10 +81,23 @@ impl Place {
             }
             (None, None, None) => None,
         };
-        let roots = self.ca_file.clone().or_else(|| variable("SIDEGUARD_CA_FILE").map(PathBuf::from));
-        let roots =
-            roots.map(|file| fs::read(&file).map_err(|error| unread("roots", &file, &error))).transpose()?;
-        Ok(Found { url, key, roots })
+        let file = |flag: &Option<PathBuf>, name: &str| {
+            let file = flag.clone().or_else(|| variable(name).map(PathBuf::from));
+            file.map(|file| fs::read(&file).map_err(|error| unread("PEM", &file, &error))).transpose()
+        };
+        let roots = file(&self.ca_file, "SIDEGUARD_CA_FILE")?;
+        let certificate = file(&self.certificate_file, "SIDEGUARD_CERTIFICATE_FILE")?;
+        let private = file(&self.certificate_key_file, "SIDEGUARD_CERTIFICATE_KEY_FILE")?;
+        let own = match (certificate, private) {
+            (Some(certificate), Some(key)) => Some(Identity { certificate, key: Secret::new(key) }),
+            (None, None) => None,
+            _ => {
+                let what = "a client certificate needs both its file and its key's file";
+                return Err(Failure::new(BAD_CONFIGURATION, what)
+                    .hint("give `--certificate-file FILE` and `--certificate-key-file FILE`"));
+            }
+        };
+        Ok(Found { url, key, roots, own })
     }
 }
 

@@ -16,8 +16,11 @@ struct Kind {
     keys: &'static [&'static str],
 }
 
-const CONTROL: Kind =
-    Kind { name: "Control", unnamed: "control", keys: &["listen", "state", "store", "tls"] };
+const CONTROL: Kind = Kind {
+    name: "Control",
+    unnamed: "control",
+    keys: &["listen", "state", "store", "tls", "hosts", "limits"],
+};
 
 const PROXY: Kind = Kind { name: "Proxy", unnamed: "proxy", keys: &PROXY_KEYS };
 

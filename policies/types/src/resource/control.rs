@@ -1,5 +1,6 @@
 //! Kind `Control`: the configuration of a control service.
 
+use std::num::NonZeroU32;
 use std::path::PathBuf;
 
 use schemars::JsonSchema;
@@ -17,11 +18,51 @@ pub struct ControlSpec {
     pub store: Option<SharedStore>,
     /// TLS on the port; plain HTTP when absent.
     pub tls: Option<ControlTls>,
+    /// Names by which it is reached, without a port; requests that name another host are refused. The first one is told to
+    /// clients of this machine. When absent: names of loopback on a loopback address, any name on another.
+    pub hosts: Vec<String>,
+    /// What one client, or all together, may ask for.
+    pub limits: ControlLimits,
 }
 
 impl Default for ControlSpec {
     fn default() -> Self {
-        Self { listen: "127.0.0.1:4760".to_owned(), state: None, store: None, tls: None }
+        Self {
+            listen: "127.0.0.1:4760".to_owned(),
+            state: None,
+            store: None,
+            tls: None,
+            hosts: Vec::new(),
+            limits: ControlLimits::default(),
+        }
+    }
+}
+
+/// What one client, or all together, may ask of a control service.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, rename_all = "camelCase", default)]
+pub struct ControlLimits {
+    /// Requests a second of one key; ten times as many at once.
+    pub key_rate: NonZeroU32,
+    /// Requests a second without a good key from one address; ten times as many at once.
+    pub address_rate: NonZeroU32,
+    /// Open connections in all.
+    pub connections: u32,
+    /// Questions held and streams open in all.
+    pub held: u32,
+    /// Questions held and streams open of one key.
+    pub held_by_key: u32,
+}
+
+impl Default for ControlLimits {
+    fn default() -> Self {
+        Self {
+            key_rate: NonZeroU32::new(1_000).unwrap_or(NonZeroU32::MIN),
+            address_rate: NonZeroU32::new(200).unwrap_or(NonZeroU32::MIN),
+            connections: 10_000,
+            held: 20_000,
+            held_by_key: 256,
+        }
     }
 }
 

@@ -117,6 +117,15 @@ pub struct Control {
     /// File with the enrolment token; needed once, for a state directory that has not enrolled.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub token: Option<TokenFile>,
+    /// File with the root certificates, in PEM, that its own must come from; the system's when absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ca: Option<PathBuf>,
+    /// File with a client's certificate and those above it, in PEM, for a control service that asks for one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub certificate: Option<PathBuf>,
+    /// File with that certificate's private key, in PEM.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub key: Option<PathBuf>,
     /// How long calls that only read go on when control cannot be reached.
     #[serde(default = "an_hour")]
     pub max_stale: Span,
@@ -129,7 +138,15 @@ impl Control {
     /// A control service, with what holds when nothing else is said.
     #[must_use]
     pub fn new(url: String, token: Option<TokenFile>) -> Self {
-        Self { url, token, max_stale: an_hour(), max_stale_writes: a_minute() }
+        Self {
+            url,
+            token,
+            ca: None,
+            certificate: None,
+            key: None,
+            max_stale: an_hour(),
+            max_stale_writes: a_minute(),
+        }
     }
 }
 

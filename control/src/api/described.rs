@@ -1,0 +1,165 @@
+//! What people should read about each route, with examples. The table of routes is in [`super`]; a test holds both together.
+
+use http::Method;
+use serde_json::{Value, json};
+use sideguard_types::control::keys::{KeyEntry, KeyRequest, NewKey, Session, SignIn};
+use sideguard_types::control::{
+    Applied, Apply, Change, Enrol, Enrolled, Feed, Generation, Kill, Object, Page, Report, Sidecar, Token,
+    TokenRequest,
+};
+
+use super::{desired, fleet, keys};
+use crate::openapi::{Described, route};
+
+const TIME: &str = "2026-11-27T10:00:00.000000Z";
+const POLICY: &str = "apiVersion: sideguard.dev/v1\nkind: Policy\nmetadata: {name: no-deletes, tenant: acme}\nspec: \
+    {default_decision: allow}\n";
+
+/// Every route.
+pub(crate) fn described() -> Vec<Described> {
+    [own(), people(), sidecars(), state()].concat()
+}
+
+fn page(item: Value) -> Value {
+    json!({ "items": [item] })
+}
+
+fn own() -> Vec<Described> {
+    let (get, part) = (|path, part, text| route(Method::GET, path, part, text), "service");
+    vec![
+        get("/", "page", "The page.").text("text/html", "<!doctype html>…"),
+        get("/page/{file}", "page", "A file of the page.").text("text/css", "…"),
+        get("/healthz", part, "Whether the service runs.").text("text/plain", "ok\n"),
+        get("/readyz", part, "Whether the service and its store take requests.")
+            .text("text/plain", "ready\n"),
+        get("/version", part, "Version of the service.")
+            .answer::<fleet::Version>(json!({ "version": "0.1.0" })),
+        get("/openapi.json", part, "This document.").answer::<Value>(json!({ "openapi": "3.1.0" })),
+    ]
+}
+
+fn people() -> Vec<Described> {
+    let part = "keys";
+    let entry = json!({
+        "id": "0123456789abcdef", "name": "alice", "role": "viewer", "tenant": "acme", "created": TIME,
+    });
+    let mut new = entry.clone();
+    new["key"] = "sgk_…".into();
+    let session = json!({ "name": "alice", "role": "operator", "version": "0.1.0" });
+    vec![
+        route(Method::POST, "/session", "page", "Signs in at the page: gives a cookie for a key.")
+            .body::<SignIn>(json!({ "key": "sgk_…" }))
+            .answer::<Session>(session.clone()),
+        route(Method::GET, "/session", "page", "Who is signed in, or whose the key is.")
+            .answer::<Session>(session),
+        route(Method::DELETE, "/session", "page", "Signs out."),
+        route(Method::GET, "/v1/keys", part, "Lists keys: of the tenant, or all. What they are is not kept.")
+            .query::<keys::Which>()
+            .answer::<Page<KeyEntry>>(page(entry)),
+        route(Method::POST, "/v1/keys", part, "Makes a key, which is told this once.")
+            .body::<KeyRequest>(
+                json!({ "name": "alice", "role": "viewer", "tenant": "acme", "seconds": 86_400 }),
+            )
+            .answer::<NewKey>(new),
+        route(
+            Method::DELETE,
+            "/v1/keys",
+            part,
+            "Takes a key back: it and its sessions are good for nothing more.",
+        )
+        .query::<keys::One>(),
+    ]
+}
+
+fn sidecars() -> Vec<Described> {
+    let part = "fleet";
+    let report = json!({
+        "agents": ["reader"], "version": "0.1.0", "generation": 7, "digest": "sha256:…", "ready": true, "calls": 120,
+        "denied": 3, "breakers": ["openai: tripped"],
+    });
+    let mut sidecar = report.clone();
+    sidecar["id"] = "0193a5c0".into();
+    sidecar["tenant"] = "acme".into();
+    sidecar["standing"] = "current".into();
+    sidecar["seen"] = TIME.into();
+    let kill = json!({
+        "scope": { "agent": { "tenant": "acme", "agent": "reader" } }, "reason": "it runs wild", "by": "alice",
+        "time": TIME,
+    });
+    let feed = json!({ "kills": { "number": 4, "scopes": ["fleet"] } });
+    vec![
+        route(Method::POST, "/v1/tokens", part, "Makes a token, good for one sidecar's enrolment.")
+            .body::<TokenRequest>(json!({ "tenant": "acme", "agent": "reader", "seconds": 600 }))
+            .answer::<Token>(json!({ "token": "sgt_…", "expires": TIME })),
+        route(Method::POST, "/v1/enrol", part, "A sidecar's first word: gets its key for a token.")
+            .body::<Enrol>(json!({ "token": "sgt_…", "sidecar": "0193a5c0" }))
+            .answer::<Enrolled>(
+                json!({ "key": "sgk_…", "tenant": "acme", "agent": "reader", "signer": "5f…" }),
+            ),
+        route(Method::GET, "/v1/feed", part, "Waits for what is newer than what a sidecar has, up to 25 s.")
+            .query::<fleet::Has>()
+            .answer::<Feed>(feed),
+        route(Method::POST, "/v1/report", part, "What a sidecar tells of itself.").body::<Report>(report),
+        route(
+            Method::GET,
+            "/v1/sidecars",
+            part,
+            "Lists sidecars and how they stand to the generation in force.",
+        )
+        .query::<fleet::Which>()
+        .answer::<Page<Sidecar>>(page(sidecar)),
+        route(Method::GET, "/v1/kills", part, "Lists the kill switches that are on.")
+            .answer::<Page<Kill>>(page(kill.clone())),
+        route(Method::POST, "/v1/kills", part, "Stops everything in a scope.")
+            .body::<fleet::Stop>(json!({ "scope": "agent/acme/reader", "reason": "it runs wild" }))
+            .answer::<Kill>(kill),
+        route(Method::DELETE, "/v1/kills", part, "Lets a scope go on.").query::<fleet::Off>(),
+    ]
+}
+
+fn state() -> Vec<Described> {
+    let part = "desired state";
+    let change = json!({
+        "action": "created", "tenant": "acme", "kind": "Policy", "name": "no-deletes", "after": POLICY,
+    });
+    let applied = json!({ "generation": 7, "digest": "sha256:…", "changes": [change.clone()] });
+    let generation = json!({
+        "number": 7, "digest": "sha256:…", "time": TIME, "by": "alice", "verb": "apply", "objects": 1,
+        "summary": ["created policy/acme/no-deletes"],
+    });
+    let object = json!({
+        "tenant": "acme", "kind": "Policy", "name": "no-deletes", "generation": 7, "text": POLICY,
+    });
+    let post = |path, text| route(Method::POST, path, part, text);
+    let get = |path, text| route(Method::GET, path, part, text);
+    vec![
+        post("/v1/apply", "Makes objects part of the desired state: all of them or none.")
+            .body::<Apply>(
+                json!({ "documents": [{ "name": "policy.yaml", "text": POLICY }], "dryRun": true }),
+            )
+            .answer::<Applied>(applied.clone()),
+        post("/v1/delete", "Takes objects out of the desired state.")
+            .body::<desired::Delete>(
+                json!({ "names": [{ "tenant": "acme", "kind": "Policy", "name": "no-deletes" }] }),
+            )
+            .answer::<Applied>(applied.clone()),
+        post("/v1/rollback", "Puts an earlier generation's objects in force again, as a new generation.")
+            .body::<desired::Rollback>(json!({ "to": 6 }))
+            .answer::<Applied>(applied),
+        get("/v1/generations", "Lists generations, the newest first.")
+            .query::<desired::Since>()
+            .answer::<Page<Generation>>(page(generation.clone())),
+        get("/v1/generations/{number}", "One generation.").answer::<Generation>(generation),
+        get(
+            "/v1/generations/{number}/changes",
+            "What changed from one generation to another, with both texts.",
+        )
+        .query::<desired::Before>()
+        .answer::<Page<Change>>(page(change)),
+        get("/v1/objects", "Lists objects of the desired state.")
+            .query::<desired::Wanted>()
+            .answer::<Page<Object>>(page(object.clone())),
+        get("/v1/objects/{tenant}/{kind}/{name}", "One object, as its author wrote it.")
+            .answer::<Object>(object),
+    ]
+}
