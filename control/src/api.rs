@@ -3,6 +3,7 @@
 
 mod desired;
 mod fleet;
+mod records;
 
 use std::sync::Arc;
 
@@ -19,6 +20,7 @@ use sideguard_store::Store;
 use crate::error::Failure;
 use crate::feed::Waiting;
 use crate::keys::{self, Principal, Role};
+use crate::records::Records;
 use crate::signer::Signer;
 
 /// Longest body of a request.
@@ -30,6 +32,7 @@ pub(crate) struct Control {
     pub(crate) store: Store,
     pub(crate) signer: Signer,
     pub(crate) waiting: Arc<Waiting>,
+    pub(crate) records: Records,
 }
 
 /// Who may use a route.
@@ -49,7 +52,7 @@ enum Access {
     Owners,
 }
 
-type Routes = [(Method, &'static str, Access, fn() -> MethodRouter<Arc<Control>>); 18];
+type Routes = [(Method, &'static str, Access, fn() -> MethodRouter<Arc<Control>>); 20];
 
 /// Every route.
 fn routes() -> Routes {
@@ -66,6 +69,8 @@ fn routes() -> Routes {
         (Method::GET, "/v1/kills", People, || get(fleet::kills)),
         (Method::POST, "/v1/kills", Operators, || post(fleet::kill)),
         (Method::DELETE, "/v1/kills", Operators, || delete(fleet::unkill)),
+        (Method::POST, "/v1/records/{sidecar}", Sidecars, || post(records::take)),
+        (Method::GET, "/v1/records", People, || get(records::find)),
         (Method::POST, "/v1/apply", Operators, || post(desired::apply)),
         (Method::POST, "/v1/delete", Operators, || post(desired::delete)),
         (Method::POST, "/v1/rollback", Owners, || post(desired::rollback)),
@@ -154,6 +159,7 @@ mod tests {
     use super::{Access, Control, router, routes};
     use crate::feed::Waiting;
     use crate::keys::{self, Principal, Role};
+    use crate::records::Records;
     use crate::signer::Signer;
 
     async fn status(router: &axum::Router, method: &Method, path: &str, key: Option<&str>) -> StatusCode {
@@ -173,7 +179,8 @@ mod tests {
         let store = Store::open_embedded(dir.path()).await.expect("a store");
         let now = clock::now();
         let signer = Signer::open(&store, now).await.expect("a key");
-        let control = Arc::new(Control { store, signer, waiting: Arc::new(Waiting::new()) });
+        let (waiting, records) = (Arc::new(Waiting::new()), Records::new());
+        let control = Arc::new(Control { store, signer, waiting, records });
         let router = router(Arc::clone(&control));
         let mut keys = Vec::new();
         for (role, tenant) in [
@@ -190,6 +197,7 @@ mod tests {
                 .replace("{tenant}", "acme")
                 .replace("{kind}", "Policy")
                 .replace("{name}", "p")
+                .replace("{sidecar}", "s")
                 .replace("{number}", "1");
             if matches!(access, Access::Open | Access::Token) {
                 continue;

@@ -17,6 +17,7 @@ use crate::api::{self, Control};
 use crate::error::Failure;
 use crate::feed::Waiting;
 use crate::keys::{self, Principal, Role};
+use crate::records::Records;
 use crate::signer::Signer;
 
 /// Name of the file with the first operator's key, in the state directory.
@@ -88,7 +89,13 @@ pub async fn start(spec: &ControlSpec, state: &Path) -> Result<Running, StartErr
         .map_err(|source| StartError::Listen { address: listen.to_owned(), source })?;
     let address =
         listener.local_addr().map_err(|source| StartError::Listen { address: listen.to_owned(), source })?;
-    let control = Arc::new(Control { store: store.clone(), signer, waiting: Arc::clone(&waiting) });
+    let control = Control {
+        store: store.clone(),
+        signer,
+        waiting: Arc::clone(&waiting),
+        records: Records::new(),
+    };
+    let control = Arc::new(control);
     let (stop, mut stopped) = watch::channel(false);
     let serve = axum::serve(listener, api::router(control)).with_graceful_shutdown(async move {
         // The sender lives as long as the service.

@@ -13,6 +13,7 @@ mod error;
 mod feed;
 mod keys;
 mod kills;
+mod records;
 mod registry;
 mod signer;
 

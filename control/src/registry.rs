@@ -11,6 +11,7 @@ use sideguard_types::time::Timestamp;
 
 use crate::error::Failure;
 use crate::keys::{OWN, Principal, own_key};
+use crate::records;
 
 /// After this long without a word a sidecar counts as lost.
 const LOST: Duration = Duration::from_secs(20);
@@ -53,6 +54,7 @@ pub(crate) async fn list(
     let after = after.map(|id| own_key(&format!("sidecars/{id}"))).transpose()?;
     let scope = Prefix::new(OWN, "sidecars").map_err(invalid)?.into();
     let page = store.documents.list(now, &scope, after.as_ref(), PAGE).await?;
+    let mut records = records::standings(store, now, who).await?;
     let mut items = Vec::new();
     for document in &page.documents {
         let kept: Kept =
@@ -60,7 +62,9 @@ pub(crate) async fn list(
         if who.reaches(&kept.tenant) {
             let Kept { tenant, seen, report } = kept;
             let standing = standing(&report, seen, now, head);
-            items.push(Sidecar { id: id(&document.key), tenant, standing, seen, report });
+            let id = id(&document.key);
+            let record = records.remove(&(tenant.clone(), id.clone()));
+            items.push(Sidecar { id, tenant, standing, seen, record, report });
         }
     }
     Ok(Page { items, next: page.next.as_ref().map(id) })
