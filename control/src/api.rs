@@ -52,7 +52,7 @@ enum Access {
     Owners,
 }
 
-type Routes = [(Method, &'static str, Access, fn() -> MethodRouter<Arc<Control>>); 20];
+type Routes = [(Method, &'static str, Access, fn() -> MethodRouter<Arc<Control>>); 24];
 
 /// Every route.
 fn routes() -> Routes {
@@ -71,6 +71,10 @@ fn routes() -> Routes {
         (Method::DELETE, "/v1/kills", Operators, || delete(fleet::unkill)),
         (Method::POST, "/v1/records/{sidecar}", Sidecars, || post(records::take)),
         (Method::GET, "/v1/records", People, || get(records::find)),
+        (Method::GET, "/v1/records/stream", People, || get(records::watch)),
+        (Method::GET, "/v1/records/{sidecar}", People, || get(records::journal)),
+        (Method::GET, "/v1/journals", People, || get(records::journals)),
+        (Method::GET, "/v1/records/proof", People, || get(records::prove)),
         (Method::POST, "/v1/apply", Operators, || post(desired::apply)),
         (Method::POST, "/v1/delete", Operators, || post(desired::delete)),
         (Method::POST, "/v1/rollback", Owners, || post(desired::rollback)),

@@ -59,7 +59,7 @@ pub struct Running {
     operator_key: PathBuf,
     stop: watch::Sender<bool>,
     serving: tokio::task::JoinHandle<std::io::Result<()>>,
-    following: tasks::Owned,
+    following: [tasks::Owned; 2],
 }
 
 /// Starts the service: `state` is its directory.
@@ -96,13 +96,16 @@ pub async fn start(spec: &ControlSpec, state: &Path) -> Result<Running, StartErr
         records: Records::new(),
     };
     let control = Arc::new(control);
+    let watched = Arc::clone(&control);
+    let live = tasks::spawn("records", async move { watched.records.live.run(watched.store.clone()).await });
     let (stop, mut stopped) = watch::channel(false);
     let serve = axum::serve(listener, api::router(control)).with_graceful_shutdown(async move {
         // The sender lives as long as the service.
         let _ = stopped.wait_for(|stopped| *stopped).await;
     });
     let serving = tasks::spawn("control", async move { serve.await });
-    let following = tasks::Owned::new(&tasks::spawn("follow", waiting.follow(store.clone())));
+    let follow = tasks::spawn("follow", waiting.follow(store.clone()));
+    let following = [tasks::Owned::new(&follow), tasks::Owned::new(&live)];
     let known =
         [("control", format!("http://{address}")), ("operator_key_file", operator_key.display().to_string())];
     ports::announce(state, &known)

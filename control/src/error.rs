@@ -22,6 +22,9 @@ pub enum Failure {
     /// Somebody else was faster.
     #[error("{0}")]
     Conflict(String),
+    /// Too much is going on.
+    #[error("{0}: try again later")]
+    Busy(String),
     /// The request makes no sense.
     #[error("{0}")]
     Invalid(String),
@@ -51,6 +54,7 @@ impl Failure {
             Self::Forbidden(_) => (StatusCode::FORBIDDEN, "forbidden"),
             Self::Missing(_) => (StatusCode::NOT_FOUND, "not_found"),
             Self::Conflict(_) => (StatusCode::CONFLICT, "conflict"),
+            Self::Busy(_) => (StatusCode::SERVICE_UNAVAILABLE, "busy"),
             Self::Invalid(_) => (StatusCode::BAD_REQUEST, "invalid"),
             Self::Findings(_) => (StatusCode::UNPROCESSABLE_ENTITY, "findings"),
             Self::Record { trouble, .. } => (StatusCode::CONFLICT, trouble.code()),

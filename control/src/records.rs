@@ -7,13 +7,15 @@
 mod block;
 pub(crate) mod follow;
 mod head;
+pub(crate) mod live;
+pub(crate) mod prove;
 pub(crate) mod query;
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use bytes::Bytes;
 use ed25519_dalek::VerifyingKey;
-use sideguard_record::arriving::{self, Chain, Line};
+use sideguard_record::arriving::{self, Chain, Checker, Line};
 use sideguard_record::verify::Flaw;
 use sideguard_store::documents::Revision;
 use sideguard_store::{Store, StoreError};
@@ -24,7 +26,8 @@ use tokio::sync::Semaphore;
 use crate::error::Failure;
 use crate::keys::Principal;
 use block::{Block, Facts};
-pub(crate) use head::{Head, standings};
+pub(crate) use head::{Head, journals, standings};
+use live::Live;
 
 /// Most batches that are worked on at once; further ones wait before they are read.
 const BATCHES: usize = 16;
@@ -36,6 +39,8 @@ pub(crate) const LONGEST: usize = 768 << 10;
 pub(crate) struct Records {
     /// Places for batches.
     pub(crate) places: Semaphore,
+    /// The record as it comes.
+    pub(crate) live: Live,
     counts: Counts,
 }
 
@@ -91,7 +96,7 @@ struct Checked {
 
 impl Records {
     pub(crate) fn new() -> Self {
-        Self { places: Semaphore::new(BATCHES), counts: Counts::default() }
+        Self { places: Semaphore::new(BATCHES), live: Live::new(), counts: Counts::default() }
     }
 
     /// What was taken in so far.
@@ -224,8 +229,9 @@ fn check(mut head: Head, key: &VerifyingKey, sent: Sent<'_>) -> Result<Checked, 
     let broken = |seq, flaw: &Flaw| wrong(Trouble::Broken, seq, format!("record {seq}: {flaw}"));
     let mut lines = Vec::new();
     let (mut at, mut due) = (0, expected);
+    let mut fresh: Option<Checker> = None;
     // What is there already, as the batch tells it.
-    let mut again: Option<Chain> = None;
+    let mut again: Option<Checker> = None;
     let (number, mut marks) = (head.blocks(), Vec::new());
     for bytes in text.split(|byte| *byte == b'\n') {
         if bytes.len() > LARGEST_RECORD {
@@ -235,28 +241,49 @@ fn check(mut head: Head, key: &VerifyingKey, sent: Sent<'_>) -> Result<Checked, 
         if lines.is_empty() {
             head.begin(&line)?;
             at = line.seq().saturating_sub(head.first);
+        } else if line.seq() != due {
+            return Err(unfit(&line, Flaw::Seq { expected: due, found: line.seq() }));
         }
         due = line.seq().saturating_add(1);
         if line.seq() < head.chain.next {
-            let chain = again.get_or_insert_with(|| Chain::before(&line));
-            chain.take(&line, key).map_err(|flaw| broken(line.seq(), &flaw))?;
+            let checker = again.get_or_insert_with(|| Checker::at(&line));
+            checker.take(&line, key).map_err(|flaw| broken(line.seq(), &flaw))?;
         } else {
-            head.follow(&line, key)?;
-            let facts = Facts::read(bytes).ok_or_else(|| broken(line.seq(), &Flaw::Form))?;
-            if facts.leaves() && facts.tenant != head.tenant {
-                let detail = format!("record {} is a call of tenant `{}`", line.seq(), facts.tenant);
-                return Err(wrong(Trouble::Tenant, line.seq(), detail));
-            }
-            head.latest = head.latest.max(facts.time);
-            head.block.add(&facts, head.latest);
+            let checker = match &mut fresh {
+                Some(checker) => checker,
+                None => {
+                    fresh.insert(head.chain.resume().map_err(|flaw| Wrong::Form(format!("head: {flaw}")))?)
+                }
+            };
+            checker.take(&line, key).map_err(|flaw| unfit(&line, flaw))?;
+            head.add(bytes, &line)?;
             if head.block.is_full() {
                 marks.push(std::mem::take(&mut head.block).encode());
             }
         }
         lines.push(Bytes::copy_from_slice(bytes));
     }
+    if let Some(checker) = fresh {
+        head.chain = checker.chain();
+    }
     let fresh = head.chain.next.saturating_sub(expected.max(head.first));
     Ok(Checked { head, at, lines, marks: (number, marks), fresh })
+}
+
+/// What it means that a line does not follow what is kept.
+fn unfit(line: &Line<'_>, flaw: Flaw) -> Wrong {
+    let seq = line.seq();
+    match flaw {
+        Flaw::Prev => {
+            let last = seq.saturating_sub(1);
+            let detail = format!("record {last} is another one than the one that was shipped before");
+            wrong(Trouble::Fork, last, detail)
+        }
+        Flaw::Seq { expected, found } if found > expected => {
+            wrong(Trouble::Gap, expected, format!("record {expected} should come next, and {found} did"))
+        }
+        flaw => wrong(Trouble::Broken, seq, format!("record {seq}: {flaw}")),
+    }
 }
 
 impl Head {
@@ -278,20 +305,18 @@ impl Head {
         Ok(())
     }
 
-    /// Takes the next line of the chain.
-    fn follow(&mut self, line: &Line<'_>, key: &VerifyingKey) -> Result<(), Wrong> {
+    /// Adds a record to the block that is not complete yet.
+    fn add(&mut self, bytes: &[u8], line: &Line<'_>) -> Result<(), Wrong> {
         let seq = line.seq();
-        self.chain.take(line, key).map_err(|flaw| match flaw {
-            Flaw::Prev => {
-                let last = seq.saturating_sub(1);
-                let detail = format!("record {last} is another one than the one that was shipped before");
-                wrong(Trouble::Fork, last, detail)
-            }
-            Flaw::Seq { expected, found } if found > expected => {
-                wrong(Trouble::Gap, expected, format!("record {expected} should come next, and {found} did"))
-            }
-            flaw => wrong(Trouble::Broken, seq, format!("record {seq}: {flaw}")),
-        })
+        let facts =
+            Facts::read(bytes).ok_or_else(|| wrong(Trouble::Broken, seq, format!("record {seq}: {}", Flaw::Form)))?;
+        if facts.leaves() && facts.tenant != self.tenant {
+            let detail = format!("record {seq} is a call of tenant `{}`", facts.tenant);
+            return Err(wrong(Trouble::Tenant, seq, detail));
+        }
+        self.latest = self.latest.max(facts.time);
+        self.block.add(&facts, self.latest);
+        Ok(())
     }
 
     /// Number of complete blocks.

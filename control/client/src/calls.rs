@@ -189,7 +189,7 @@ impl Client {
     }
 
     /// All pages of a listing.
-    async fn all<T: DeserializeOwned>(
+    pub(crate) async fn all<T: DeserializeOwned>(
         &self,
         path: &str,
         values: Vec<(&str, Option<String>)>,

@@ -40,7 +40,7 @@ use sideguard_types::control::Problem;
 
 pub use calls::{Listing, Objects};
 pub use error::ClientError;
-pub use records::Records;
+pub use records::{Records, Watch};
 
 use connect::{Connector, Tasks};
 

@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 use sideguard_record::read::glob;
 use sideguard_types::audit::Phase;
+use sideguard_types::call::Point;
 use sideguard_types::time::Timestamp;
 use sideguard_types::verdict::Decision;
 
@@ -37,6 +38,8 @@ pub(super) struct Facts<'a> {
     pub(super) topic: Cow<'a, str>,
     #[serde(default)]
     pub(super) decision: Option<Decision>,
+    #[serde(default)]
+    pub(super) point: Option<Point>,
     #[serde(borrow, default)]
     pub(super) rule: Cow<'a, str>,
 }

@@ -9,6 +9,7 @@ use serde_json::value::RawValue;
 use sideguard_runtime::clock;
 use sideguard_store::Store;
 use sideguard_store::documents::{Change, Changes};
+use sideguard_types::control::Page;
 use sideguard_types::control::records::Entry;
 
 use super::head::Head;
@@ -82,6 +83,22 @@ impl Follow {
             Ok(None) => Err(sideguard_store::StoreError::Closed.into()),
         }
     }
+}
+
+/// A page of one sidecar's record in its own order, from the record on that `after` names.
+pub(crate) async fn journal(
+    store: &Store,
+    who: &Principal,
+    which: (&str, Option<&str>),
+    after: Option<&str>,
+) -> Result<Page<Entry>, Failure> {
+    let head = Head::only(store, clock::now(), who, which).await?;
+    let from = after.map_or(Ok(head.first), str::parse);
+    let from = from.map_err(|_| Failure::Invalid("`after` is not the number of a record".to_owned()))?;
+    let items = read(store, &head, from.max(head.first), BATCH).await?;
+    let next = items.last().map(|entry| entry.position.saturating_add(1));
+    let next = next.filter(|next| *next < head.chain.next).map(|next| next.to_string());
+    Ok(Page { items, next })
 }
 
 impl Head {

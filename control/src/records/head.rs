@@ -7,7 +7,7 @@ use sideguard_record::arriving::Chain;
 use sideguard_store::Store;
 use sideguard_store::documents::{Expect, Revision};
 use sideguard_store::key::{Key, KeyError, Prefix, Scope};
-use sideguard_types::control::records::{Alarm, Kept};
+use sideguard_types::control::records::{Alarm, Journal, Kept};
 use sideguard_types::time::Timestamp;
 
 use super::block::Block;
@@ -121,6 +121,22 @@ impl Head {
         self.chain.next.saturating_sub(self.first)
     }
 
+    /// The one head of a sidecar that a principal may see; of several tenants' the one that is named.
+    pub(super) async fn only(
+        store: &Store,
+        now: Timestamp,
+        who: &Principal,
+        (sidecar, tenant): (&str, Option<&str>),
+    ) -> Result<Self, Failure> {
+        let mut heads = Self::list(store, now, who, Some(sidecar)).await?;
+        heads.retain(|head| tenant.is_none_or(|tenant| head.tenant == tenant));
+        let head = heads.pop().ok_or_else(|| Failure::Missing(format!("record of a sidecar `{sidecar}`")))?;
+        if heads.is_empty() {
+            return Ok(head);
+        }
+        Err(Failure::Invalid("sidecars of several tenants have this id: name the `tenant`".to_owned()))
+    }
+
     fn kept(self) -> Kept {
         Kept { last: self.chain.next.saturating_sub(1), time: self.latest, alarm: self.alarm }
     }
@@ -134,6 +150,23 @@ pub(crate) async fn standings(
 ) -> Result<HashMap<(String, String), Kept>, Failure> {
     let heads = Head::list(store, now, who, None).await?;
     Ok(heads.into_iter().map(|head| ((head.tenant.clone(), head.sidecar.clone()), head.kept())).collect())
+}
+
+/// The journals that a principal may see.
+pub(crate) async fn journals(
+    store: &Store,
+    now: Timestamp,
+    who: &Principal,
+) -> Result<Vec<Journal>, Failure> {
+    let heads = Head::list(store, now, who, None).await?;
+    let journal = |head: Head| Journal {
+        sidecar: head.sidecar.clone(),
+        tenant: head.tenant.clone(),
+        key: head.key.clone(),
+        first: head.first,
+        kept: head.kept(),
+    };
+    Ok(heads.into_iter().map(journal).collect())
 }
 
 /// Where a head is kept. A sidecar's id is one segment: with `/` in it, it could stand for another one's.

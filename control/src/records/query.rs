@@ -11,6 +11,7 @@ use serde::Deserialize;
 use sideguard_record::read::glob;
 use sideguard_store::Store;
 use sideguard_types::audit::Phase;
+use sideguard_types::call::Point;
 use sideguard_types::control::Page;
 use sideguard_types::control::records::Entry;
 use sideguard_types::time::Timestamp;
@@ -44,6 +45,7 @@ pub(crate) struct Filter {
     pub(super) call: Option<String>,
     pub(super) sidecar: Option<String>,
     pub(super) phase: Option<Phase>,
+    point: Option<Point>,
     after: Option<String>,
     limit: Option<usize>,
 }
@@ -57,6 +59,7 @@ impl Filter {
             && self.topic.as_ref().is_none_or(|topic| glob(topic, &facts.topic))
             && self.call.as_ref().is_none_or(|call| *call == facts.call)
             && self.phase.is_none_or(|phase| facts.phase == phase)
+            && self.point.is_none_or(|point| facts.point == Some(point))
     }
 
     /// Whether records of a sidecar are asked for.

@@ -84,3 +84,19 @@ pub struct Kept {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub alarm: Option<Alarm>,
 }
+
+/// `GET /v1/journals`: one sidecar's record, in short.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Journal {
+    /// The sidecar.
+    pub sidecar: String,
+    /// The tenant that it is enrolled for.
+    pub tenant: String,
+    /// Public key that its checkpoints are signed with, in hex.
+    pub key: String,
+    /// Number of the first record that is kept.
+    pub first: u64,
+    /// How far it has come.
+    #[serde(flatten)]
+    pub kept: Kept,
+}
