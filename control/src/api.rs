@@ -6,6 +6,7 @@ mod desired;
 mod fleet;
 mod guard;
 mod keys;
+mod records;
 mod session;
 
 use std::sync::{Arc, LazyLock};
@@ -24,6 +25,7 @@ use crate::keys::Principal;
 use crate::limits::Limits;
 use crate::openapi;
 use crate::page as files;
+use crate::records::Records;
 use crate::signer::Signer;
 
 pub(crate) use guard::Hosts;
@@ -43,6 +45,7 @@ pub(crate) struct Control {
     pub(crate) hosts: Hosts,
     /// Whether clients need a certificate.
     pub(crate) certificates: bool,
+    pub(crate) records: Records,
 }
 
 /// Who may use a route.
@@ -91,6 +94,12 @@ fn routes() -> Vec<Route> {
         (Method::GET, "/v1/kills", People, || get(fleet::kills)),
         (Method::POST, "/v1/kills", Operators, || post(fleet::kill)),
         (Method::DELETE, "/v1/kills", Operators, || delete(fleet::unkill)),
+        (Method::POST, "/v1/records/{sidecar}", Sidecars, || post(records::take)),
+        (Method::GET, "/v1/records", People, || get(records::find)),
+        (Method::GET, "/v1/records/stream", People, || get(records::watch)),
+        (Method::GET, "/v1/records/{sidecar}", People, || get(records::journal)),
+        (Method::GET, "/v1/journals", People, || get(records::journals)),
+        (Method::GET, "/v1/records/proof", People, || get(records::prove)),
         (Method::POST, "/v1/apply", Operators, || post(desired::apply)),
         (Method::POST, "/v1/delete", Operators, || post(desired::delete)),
         (Method::POST, "/v1/rollback", Owners, || post(desired::rollback)),

@@ -18,6 +18,7 @@ use crate::error::Failure;
 use crate::feed::Waiting;
 use crate::keys::{self, Principal, Role};
 use crate::limits::Limits;
+use crate::records::Records;
 use crate::serve;
 use crate::serve::tls::{TlsError, acceptor};
 use crate::signer::Signer;
@@ -64,7 +65,7 @@ pub struct Running {
     operator_key: PathBuf,
     stop: watch::Sender<bool>,
     serving: tokio::task::JoinHandle<()>,
-    following: tasks::Owned,
+    following: [tasks::Owned; 2],
 }
 
 /// Starts the service: `state` is its directory.
@@ -101,13 +102,17 @@ pub async fn start(spec: &ControlSpec, state: &Path) -> Result<Running, StartErr
         waiting: Arc::clone(&waiting),
         limits: Limits::new(&spec.limits),
         hosts: Hosts::new(address.ip(), &spec.hosts),
+        records: Records::new(),
         certificates: spec.tls.as_ref().is_some_and(|tls| tls.clients.is_some()),
     });
+    let watched = Arc::clone(&control);
+    let live = tasks::spawn("records", async move { watched.records.live.run(watched.store.clone()).await });
     let (stop, stopped) = watch::channel(false);
     let url = url(spec, address);
     let serve = serve::serve(listener, tls, api::router(control), spec.limits.connections, stopped);
     let serving = tasks::spawn("control", serve);
-    let following = tasks::Owned::new(&tasks::spawn("follow", waiting.follow(store.clone())));
+    let follow = tasks::spawn("follow", waiting.follow(store.clone()));
+    let following = [tasks::Owned::new(&follow), tasks::Owned::new(&live)];
     let known = [("control", url.clone()), ("operator_key_file", operator_key.display().to_string())];
     ports::announce(state, &known)
         .map_err(|source| StartError::State { path: state.join(ports::FILE), source })?;

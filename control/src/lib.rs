@@ -16,6 +16,7 @@ mod kills;
 mod limits;
 mod openapi;
 mod page;
+mod records;
 mod registry;
 mod serve;
 mod sessions;

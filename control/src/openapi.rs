@@ -63,6 +63,13 @@ impl Described {
         Self { answer: Some(form::<T>(example)), ..self }
     }
 
+    /// Its body is lines of JSON.
+    pub(crate) fn lines(self) -> Self {
+        let body =
+            Form { kind: "application/x-ndjson", schema: None, example: "{…}\n".into(), check: |_| Ok(()) };
+        Self { body: Some(body), ..self }
+    }
+
     /// What is answered when it is no JSON.
     pub(crate) fn text(self, kind: &'static str, example: &str) -> Self {
         let answer = Form { kind, schema: None, example: example.into(), check: |_| Ok(()) };

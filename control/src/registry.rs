@@ -11,6 +11,7 @@ use sideguard_types::time::Timestamp;
 
 use crate::error::Failure;
 use crate::keys::{OWN, Principal, own_key};
+use crate::records;
 
 /// After this long without a word a sidecar counts as lost.
 const LOST: Duration = Duration::from_secs(20);
@@ -61,6 +62,7 @@ pub(crate) async fn list(
     let scope = scope.map_err(invalid)?.into();
     let after = after.map(|place| own_key(&format!("sidecars/{place}"))).transpose()?;
     let page = store.documents.list(now, &scope, after.as_ref(), limit.min(PAGE)).await?;
+    let mut records = records::standings(store, now, who).await?;
     let mut items = Vec::new();
     for document in &page.documents {
         let kept: Kept =
@@ -68,7 +70,8 @@ pub(crate) async fn list(
         let Kept { tenant, seen, report } = kept;
         let standing = standing(&report, seen, now, head);
         let id = place(&document.key).trim_start_matches(&format!("{tenant}/")).to_owned();
-        items.push(Sidecar { id, tenant, standing, seen, report });
+        let record = records.remove(&(tenant.clone(), id.clone()));
+        items.push(Sidecar { id, tenant, standing, seen, record, report });
     }
     Ok(Page { items, next: page.next.as_ref().map(place) })
 }

@@ -1,4 +1,4 @@
-//! The key that generations are signed with: made once, kept in the store, so that every replica signs alike.
+//! The key that generations and proofs are signed with: made once, kept in the store, so that every replica signs alike.
 
 use ed25519_dalek::{Signer as _, SigningKey};
 use sideguard_runtime::secret::Secret;
@@ -36,9 +36,14 @@ impl Signer {
         hex(self.0.expose().verifying_key().as_bytes())
     }
 
+    /// Its signature over a message, in hex.
+    pub(crate) fn attest(&self, message: &[u8]) -> String {
+        hex(&self.0.expose().sign(message).to_bytes())
+    }
+
     /// Signs a generation.
     pub(crate) fn sign(&self, mut signed: Signed) -> Signed {
-        signed.signature = hex(&self.0.expose().sign(&signed.message()).to_bytes());
+        signed.signature = self.attest(&signed.message());
         signed
     }
 }

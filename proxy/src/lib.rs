@@ -33,6 +33,7 @@ mod resolve;
 mod respond;
 pub mod roots;
 mod sessions;
+mod ship;
 mod tunnel;
 pub mod upstreams;
 mod velocity;

@@ -69,6 +69,7 @@ pub(crate) struct Metrics {
     stripped: Counter,
     connections: Gauge,
     reloads: Family<Named, Counter>,
+    record_refused: Counter,
     providers: Mutex<Vec<String>>,
     /// Calls and refusals so far.
     counts: [AtomicU64; 2],
@@ -93,6 +94,7 @@ impl Metrics {
             stripped: Counter::default(),
             connections: Gauge::default(),
             reloads: Family::default(),
+            record_refused: Counter::default(),
             providers: Mutex::default(),
             counts: Default::default(),
         };
@@ -116,6 +118,11 @@ impl Metrics {
         registry.register("stripped_headers", "Reserved headers that agents sent", metrics.stripped.clone());
         registry.register("connections", "Connections from agents now", metrics.connections.clone());
         registry.register("policy_reloads", "Policy reloads by result", metrics.reloads.clone());
+        registry.register(
+            "record_refusals",
+            "Batches of the record that control did not take",
+            metrics.record_refused.clone(),
+        );
         metrics
     }
 
@@ -173,6 +180,10 @@ impl Metrics {
 
     pub(crate) fn reloaded(&self, code: &'static str) {
         self.reloads.get_or_create(&Named { code }).inc();
+    }
+
+    pub(crate) fn record_refused(&self) {
+        self.record_refused.inc();
     }
 
     pub(crate) fn answered(&self, exchange: &Exchange, status: u16) {

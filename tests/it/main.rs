@@ -3,6 +3,7 @@
 mod bodies;
 mod breakers;
 mod budgets;
+mod central_record;
 mod client;
 mod connections;
 mod disguises;

@@ -3,13 +3,15 @@
 use http::Method;
 use serde_json::{Value, json};
 use sideguard_types::control::keys::{KeyEntry, KeyRequest, NewKey, Session, SignIn};
+use sideguard_types::control::records::{Entry, Journal, Position};
 use sideguard_types::control::{
     Applied, Apply, Change, Enrol, Enrolled, Feed, Generation, Kill, Object, Page, Report, Sidecar, Token,
     TokenRequest,
 };
 
-use super::{desired, fleet, keys};
+use super::{desired, fleet, keys, records as record};
 use crate::openapi::{Described, route};
+use crate::records::query::Filter;
 
 const TIME: &str = "2026-11-27T10:00:00.000000Z";
 const POLICY: &str = "apiVersion: sideguard.dev/v1\nkind: Policy\nmetadata: {name: no-deletes, tenant: acme}\nspec: \
@@ -17,7 +19,7 @@ const POLICY: &str = "apiVersion: sideguard.dev/v1\nkind: Policy\nmetadata: {nam
 
 /// Every route.
 pub(crate) fn described() -> Vec<Described> {
-    [own(), people(), sidecars(), state()].concat()
+    [own(), people(), sidecars(), state(), records()].concat()
 }
 
 fn page(item: Value) -> Value {
@@ -161,5 +163,39 @@ fn state() -> Vec<Described> {
             .answer::<Page<Object>>(page(object.clone())),
         get("/v1/objects/{tenant}/{kind}/{name}", "One object, as its author wrote it.")
             .answer::<Object>(object),
+    ]
+}
+
+fn records() -> Vec<Described> {
+    let part = "record";
+    let get = |path, text| route(Method::GET, path, part, text);
+    let entry = json!({
+        "sidecar": "0193a5c0", "tenant": "acme", "position": 41, "record": { "v": 1, "seq": 41, "decision": "deny" },
+    });
+    let journal = json!({
+        "sidecar": "0193a5c0", "tenant": "acme", "key": "5f…", "first": 1, "last": 41, "time": TIME,
+    });
+    vec![
+        route(Method::POST, "/v1/records/{sidecar}", part, "Takes in lines of a sidecar's record, in order.")
+            .query::<record::Shipped>()
+            .lines()
+            .answer::<Position>(json!({ "next": 42, "prev": "9c…" })),
+        get("/v1/records", "Finds records, the newest first.")
+            .query::<Filter>()
+            .answer::<Page<Entry>>(page(entry.clone())),
+        get("/v1/records/stream", "Tells records as they come, as server-sent events.")
+            .query::<Filter>()
+            .text("text/event-stream", "data: {\"sidecar\":\"0193a5c0\",…}\n\n"),
+        get("/v1/records/{sidecar}", "Records of one sidecar, in their order.")
+            .query::<record::Part>()
+            .answer::<Page<Entry>>(page(entry)),
+        get("/v1/journals", "Lists the records that are kept, one for each sidecar.")
+            .answer::<Page<Journal>>(page(journal)),
+        get(
+            "/v1/records/proof",
+            "Proves that a record stands in a sidecar's chain; `audit verify --proof` checks it.",
+        )
+        .query::<record::Which>()
+        .answer::<Value>(json!({ "v": 1 })),
     ]
 }

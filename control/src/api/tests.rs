@@ -15,6 +15,7 @@ use crate::feed::Waiting;
 use crate::keys::{self, Principal, Role};
 use crate::limits::Limits;
 use crate::openapi;
+use crate::records::Records;
 use crate::signer::Signer;
 
 async fn control(dir: &tempfile::TempDir) -> Arc<Control> {
@@ -24,6 +25,7 @@ async fn control(dir: &tempfile::TempDir) -> Arc<Control> {
         store,
         signer,
         waiting: Arc::new(Waiting::new()),
+        records: Records::new(),
         limits: Limits::new(&ControlLimits::default()),
         hosts: Hosts::new(Ipv4Addr::LOCALHOST.into(), &[]),
         certificates: false,

@@ -9,7 +9,7 @@ use crate::usage::Usage;
 use crate::verdict::{Decision, Mode};
 
 /// Which part of a call's life an entry tells.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize, schemars::JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Phase {
     /// The call is about to leave. On disk before its first byte does.

@@ -306,12 +306,16 @@ impl<'de> Deserialize<'de> for Size {
     }
 }
 
-/// How soon the record is on disk.
+/// How the record is kept on this disk.
 #[derive(Debug, Default, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields, default)]
+#[serde(deny_unknown_fields, rename_all = "camelCase", default)]
 pub struct AuditSpec {
     /// `batch` or `always`.
     pub sync: Sync,
+    /// Most bytes that the record takes on this disk. What control has may go then, oldest first; what it has not stays,
+    /// and calls wait and are refused instead. For a sidecar of a fleet 1 GiB when absent, otherwise without bound.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub max_spool: Option<Size>,
 }
 
 /// When the record is forced to disk. Either way an intent is written before its call is dispatched.
