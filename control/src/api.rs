@@ -1,8 +1,10 @@
 //! The REST interface below `/v1`. Each route is one line of [`ROUTES`], with the role that it takes; there is no other way to
 //! add one, so that none can be reached without having been thought about.
 
+mod approvals;
 mod desired;
 mod fleet;
+mod keys;
 
 use std::sync::Arc;
 
@@ -18,7 +20,7 @@ use sideguard_store::Store;
 
 use crate::error::Failure;
 use crate::feed::Waiting;
-use crate::keys::{self, Principal, Role};
+use crate::keys::{Principal, Role};
 use crate::signer::Signer;
 
 /// Longest body of a request.
@@ -41,19 +43,21 @@ enum Access {
     Token,
     /// Sidecars.
     Sidecars,
-    /// Operators and viewers.
+    /// Operators, approvers and viewers.
     People,
+    /// Operators and approvers.
+    Voters,
     /// Operators.
     Operators,
     /// Operators of all tenants.
     Owners,
 }
 
-type Routes = [(Method, &'static str, Access, fn() -> MethodRouter<Arc<Control>>); 18];
+type Routes = [(Method, &'static str, Access, fn() -> MethodRouter<Arc<Control>>); 25];
 
 /// Every route.
 fn routes() -> Routes {
-    use Access::{Open, Operators, Owners, People, Sidecars, Token};
+    use Access::{Open, Operators, Owners, People, Sidecars, Token, Voters};
     [
         (Method::GET, "/healthz", Open, || get(fleet::healthy)),
         (Method::GET, "/readyz", Open, || get(fleet::ready)),
@@ -73,6 +77,13 @@ fn routes() -> Routes {
         (Method::GET, "/v1/generations/{number}", Owners, || get(desired::generation)),
         (Method::GET, "/v1/objects", People, || get(desired::objects)),
         (Method::GET, "/v1/objects/{tenant}/{kind}/{name}", People, || get(desired::object)),
+        (Method::POST, "/v1/keys", Operators, || post(keys::make)),
+        (Method::POST, "/v1/approvals", Sidecars, || post(approvals::ask)),
+        (Method::GET, "/v1/approvals/{id}/grant", Sidecars, || get(approvals::wait)),
+        (Method::POST, "/v1/approvals/{id}/grant", Sidecars, || post(approvals::redeem)),
+        (Method::GET, "/v1/approvals", People, || get(approvals::list)),
+        (Method::GET, "/v1/approvals/{id}", People, || get(approvals::one)),
+        (Method::POST, "/v1/approvals/{id}", Voters, || post(approvals::answer)),
     ]
 }
 
@@ -108,11 +119,12 @@ async fn guard(
             .and_then(|value| value.to_str().ok())
             .and_then(|value| value.strip_prefix("Bearer "))
             .ok_or(Failure::Unauthenticated)?;
-        let who = keys::whose(&control.store, clock::now(), key.trim()).await?;
+        let who = crate::keys::whose(&control.store, clock::now(), key.trim()).await?;
         let may = match access {
             Access::Open | Access::Token => true,
             Access::Sidecars => who.role == Role::Sidecar,
-            Access::People => matches!(who.role, Role::Operator | Role::Viewer),
+            Access::People => matches!(who.role, Role::Operator | Role::Approver | Role::Viewer),
+            Access::Voters => matches!(who.role, Role::Operator | Role::Approver),
             Access::Operators => who.role == Role::Operator,
             Access::Owners => who.role == Role::Operator && who.tenant.is_none(),
         };
@@ -180,9 +192,10 @@ mod tests {
             (Role::Operator, None),
             (Role::Operator, Some("acme".to_owned())),
             (Role::Viewer, None),
+            (Role::Approver, Some("acme".to_owned())),
             (Role::Sidecar, Some("acme".to_owned())),
         ] {
-            let principal = Principal { name: "x".to_owned(), role, tenant: tenant.clone() };
+            let principal = Principal::new("x", role, tenant.clone());
             keys.push((role, tenant, keys::make(&control.store, now, &principal).await.expect("a key")));
         }
         for (method, path, access, _) in routes() {
@@ -204,6 +217,7 @@ mod tests {
                 let may = match access {
                     Access::Sidecars => *role == Role::Sidecar,
                     Access::People => *role != Role::Sidecar,
+                    Access::Voters => matches!(role, Role::Operator | Role::Approver),
                     Access::Operators => *role == Role::Operator,
                     Access::Owners => *role == Role::Operator && tenant.is_none(),
                     Access::Open | Access::Token => true,

@@ -1,5 +1,7 @@
 //! Who is asking: keys, what they may do, and for whom. Kept as hashes; a key is told once, when it is made.
 
+use std::collections::BTreeMap;
+
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 use sideguard_store::documents::Expect;
@@ -29,6 +31,8 @@ pub(crate) enum Role {
     Operator,
     /// Sees everything of its tenant.
     Viewer,
+    /// Sees everything of its tenant and answers approvals.
+    Approver,
     /// Fetches policy and reports.
     Sidecar,
 }
@@ -42,9 +46,17 @@ pub(crate) struct Principal {
     /// The tenant that it is limited to; all when absent.
     #[serde(default)]
     pub(crate) tenant: Option<String>,
+    /// Labels that rules about approvals know people by.
+    #[serde(default)]
+    pub(crate) labels: BTreeMap<String, String>,
 }
 
 impl Principal {
+    /// One without labels.
+    pub(crate) fn new(name: impl Into<String>, role: Role, tenant: Option<String>) -> Self {
+        Self { name: name.into(), role, tenant, labels: BTreeMap::new() }
+    }
+
     /// Whether it reaches a tenant.
     pub(crate) fn reaches(&self, tenant: &str) -> bool {
         self.tenant.as_deref().is_none_or(|own| own == tenant)
@@ -115,8 +127,7 @@ pub(crate) async fn enrol(
         Err(StoreError::Conflict { .. }) => return Err(Failure::Unauthenticated),
         Err(error) => return Err(error.into()),
     }
-    let principal =
-        Principal { name: sidecar.to_owned(), role: Role::Sidecar, tenant: Some(whose.tenant.clone()) };
+    let principal = Principal::new(sidecar, Role::Sidecar, Some(whose.tenant.clone()));
     let key = make(store, now, &principal).await?;
     Ok(Enrolled { key, tenant: whose.tenant, agent: whose.agent, signer })
 }

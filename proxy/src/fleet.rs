@@ -13,6 +13,7 @@ use arc_swap::ArcSwap;
 use ed25519_dalek::{Signature, Verifier, VerifyingKey};
 use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
+use sha2::{Digest, Sha256};
 use sideguard_client::{Client, ClientError};
 use sideguard_policy::source::Source;
 use sideguard_runtime::clock;
@@ -22,7 +23,7 @@ use sideguard_types::control::{Enrol, Enrolled, Kills, Refused, Report, Signed};
 use sideguard_types::refusal::{Code, Refusal};
 use sideguard_types::resource::Control;
 use sideguard_types::time::Timestamp;
-use tokio::sync::Notify;
+use tokio::sync::{Notify, Semaphore, watch};
 
 use crate::app::Sidecar;
 
@@ -31,6 +32,8 @@ const REPORT: Duration = Duration::from_secs(5);
 /// First pause after control could not be reached; it doubles up to [`LONGEST_PAUSE`].
 const PAUSE: Duration = Duration::from_millis(200);
 const LONGEST_PAUSE: Duration = Duration::from_secs(5);
+/// Most calls that wait for an approval at once.
+const HOLDS: usize = 128;
 /// Name of the file with what enrolment gave.
 const IDENTITY: &str = "control.json";
 /// Name of the file with the last generation.
@@ -55,6 +58,18 @@ pub(crate) struct Fleet {
     tenant: ArcSwap<String>,
     /// Told when there is something to report.
     changed: Notify,
+    /// The way to control, once this sidecar is enrolled.
+    link: watch::Sender<Option<Arc<Link>>>,
+    /// Places for calls that wait for an approval.
+    pub(crate) holds: Semaphore,
+}
+
+/// How control is asked in the name of this sidecar.
+#[derive(Debug)]
+pub(crate) struct Link {
+    pub(crate) client: Client,
+    /// What nobody else knows, for hashes of what must not be guessed.
+    pub(crate) secret: Secret<[u8; 32]>,
 }
 
 /// Why a generation is not taken.
@@ -85,6 +100,8 @@ impl Fleet {
             heard: AtomicI64::new(0),
             tenant: ArcSwap::default(),
             changed: Notify::new(),
+            link: watch::Sender::new(None),
+            holds: Semaphore::new(HOLDS),
         };
         let (identity, last) = (fleet.identity()?, read::<Signed>(&state.join(GENERATION))?);
         if let (Some(identity), Some(last)) = (identity, last) {
@@ -132,6 +149,18 @@ impl Fleet {
             let reason = format!("control has not been heard of for longer than {most}: {what} have to wait");
             Refusal::new(Code::PolicyUnavailable, "control", reason)
         })
+    }
+
+    /// The way to control, as soon as there is one, within so long.
+    pub(crate) async fn link(&self, within: Duration) -> Option<Arc<Link>> {
+        let mut links = self.link.subscribe();
+        let link = links.wait_for(Option::is_some);
+        tokio::time::timeout(within, link).await.ok()?.ok()?.clone()
+    }
+
+    /// Where people see something of control's.
+    pub(crate) fn page(&self, place: &str) -> String {
+        format!("{}/#/{place}", self.rules.url.trim_end_matches('/'))
     }
 
     fn identity(&self) -> Result<Option<Enrolled>, String> {
@@ -219,6 +248,8 @@ async fn session(sidecar: &Arc<Sidecar>, fleet: &Fleet) -> Result<Never, String>
     let identity = enrolled(fleet, &client).await?;
     fleet.tenant.store(Arc::new(identity.tenant.clone()));
     let client = client.with_key(&Secret::new(identity.key.clone())).map_err(told)?;
+    let secret = Secret::new(Sha256::digest(identity.key.as_bytes()).into());
+    fleet.link.send_replace(Some(Arc::new(Link { client: client.clone(), secret })));
     tokio::try_join!(follow(sidecar, fleet, &client, &identity), tell(sidecar, fleet, &client))
         .map(|(never, _)| never)
 }

@@ -1,6 +1,7 @@
 //! `sideguard`: the command that people use. One file for each verb.
 
 mod apply;
+mod approvals;
 mod audit;
 mod capture;
 mod control;
@@ -86,6 +87,12 @@ enum Verb {
     Kill(kill::Kill),
     /// Lets a scope go on that was killed.
     Unkill(kill::Unkill),
+    /// Lists calls that wait for people; shows one with its arguments.
+    Approvals(approvals::List),
+    /// Says yes to a call that waits.
+    Approve(approvals::Approve),
+    /// Says no to a call that waits.
+    Deny(approvals::Deny),
     /// Makes an enrolment token for a sidecar.
     Token(token::Arguments),
     /// Prints a script that completes commands in a shell.
@@ -127,6 +134,9 @@ fn main() -> ExitCode {
         Verb::Rollback(arguments) => in_runtime(|| rollback::run(arguments)),
         Verb::Kill(arguments) => in_runtime(|| kill::kill(arguments)),
         Verb::Unkill(arguments) => in_runtime(|| kill::unkill(arguments)),
+        Verb::Approvals(arguments) => in_runtime(|| approvals::list(arguments)),
+        Verb::Approve(arguments) => in_runtime(|| approvals::approve(arguments)),
+        Verb::Deny(arguments) => in_runtime(|| approvals::deny(arguments)),
         Verb::Token(arguments) => in_runtime(|| token::run(arguments)),
         Verb::Completions { shell } => {
             clap_complete::generate(shell, &mut Arguments::command(), "sideguard", &mut std::io::stdout());
@@ -183,6 +193,10 @@ mod tests {
             "rollback",
             "kill agent/acme/researcher --reason because",
             "token --agent researcher --for 10m",
+            "approvals -w --state all",
+            "approvals 01a2b3c4d5e6f708192a3b4c -o json",
+            "approve 01a2b3c4d5e6f708192a3b4c --reason because",
+            "deny 01a2b3c4d5e6f708192a3b4c",
         ] {
             let words = std::iter::once("sideguard").chain(line.split(' '));
             assert!(Arguments::try_parse_from(words).is_ok(), "{line}");

@@ -1,0 +1,86 @@
+//! Routes of approvals: sidecars ask and redeem, people look and answer.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::extract::{Path, Query, State};
+use axum::{Extension, Json};
+use serde::Deserialize;
+use sideguard_runtime::clock;
+use sideguard_types::control::Page;
+use sideguard_types::control::approvals::{self as told, Answer, Approval, Ask, Redeem, Standing};
+
+use super::{Body, Control, Who};
+use crate::approvals;
+use crate::error::Failure;
+
+/// Most approvals of one page.
+const PAGE: usize = 200;
+/// Longest that a sidecar's question is held.
+const HELD: u64 = 25;
+
+pub(super) async fn ask(
+    State(control): State<Arc<Control>>,
+    Extension(who): Who,
+    Body(ask): Body<Ask>,
+) -> Result<Json<Standing>, Failure> {
+    approvals::ask(&control.store, clock::now(), &who, ask).await.map(Json)
+}
+
+#[derive(Deserialize)]
+pub(super) struct Wait {
+    #[serde(default)]
+    wait: u64,
+}
+
+/// Answered when the approval is decided, or after `wait` seconds.
+pub(super) async fn wait(
+    State(control): State<Arc<Control>>,
+    Extension(who): Who,
+    Path(id): Path<String>,
+    Query(Wait { wait }): Query<Wait>,
+) -> Result<Json<Standing>, Failure> {
+    approvals::wait(&control.store, &who, &id, Duration::from_secs(wait.min(HELD))).await.map(Json)
+}
+
+pub(super) async fn redeem(
+    State(control): State<Arc<Control>>,
+    Extension(who): Who,
+    Path(id): Path<String>,
+    Body(redeem): Body<Redeem>,
+) -> Result<Json<Standing>, Failure> {
+    approvals::redeem(&control.store, &who, &id, &redeem).await.map(Json)
+}
+
+#[derive(Deserialize)]
+pub(super) struct Wanted {
+    state: Option<told::State>,
+    after: Option<String>,
+    limit: Option<usize>,
+}
+
+pub(super) async fn list(
+    State(control): State<Arc<Control>>,
+    Extension(who): Who,
+    Query(Wanted { state, after, limit }): Query<Wanted>,
+) -> Result<Json<Page<Approval>>, Failure> {
+    let limit = limit.unwrap_or(PAGE).clamp(1, PAGE);
+    approvals::list(&control.store, clock::now(), &who, state, after.as_deref(), limit).await.map(Json)
+}
+
+pub(super) async fn one(
+    State(control): State<Arc<Control>>,
+    Extension(who): Who,
+    Path(id): Path<String>,
+) -> Result<Json<Approval>, Failure> {
+    approvals::whole(&control.store, clock::now(), &who, &id).await.map(Json)
+}
+
+pub(super) async fn answer(
+    State(control): State<Arc<Control>>,
+    Extension(who): Who,
+    Path(id): Path<String>,
+    Body(answer): Body<Answer>,
+) -> Result<Json<Approval>, Failure> {
+    approvals::answer(&control.store, &who, &id, &answer).await.map(Json)
+}
