@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use harness::client::{self, Reply};
-use harness::{Fake, Service, Sidecar, until};
+use harness::{Fake, Service, Sidecar};
 use serde_json::{Value, json};
 
 /// A policy under which every POST needs an approval with these terms.
@@ -35,14 +35,14 @@ async fn post(sidecar: &Sidecar, to: &Fake, path: &str, body: &str) -> Reply {
 /// The approvals of a state, once there are so many.
 async fn approvals(service: &Service, state: &str, count: usize) -> Vec<Value> {
     for _ in 0..200 {
-        let known = service.json(&["approvals", "--state", state]).await;
+        let known = service.json(&["approvals", "--status", state]).await;
         let items = known["items"].as_array().expect("a list").clone();
         if items.len() >= count {
             return items;
         }
         tokio::time::sleep(Duration::from_millis(25)).await;
     }
-    panic!("fewer than {count} {state}: {:#}", service.json(&["approvals", "--state", "all"]).await);
+    panic!("fewer than {count} {state}: {:#}", service.json(&["approvals", "--status", "all"]).await);
 }
 
 async fn pending(service: &Service) -> String {

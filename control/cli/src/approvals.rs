@@ -21,7 +21,7 @@ const MOST: usize = 1_000;
 /// Flags of `sideguard approvals`.
 #[derive(Debug, clap::Args)]
 #[command(
-    after_help = "Examples:\n  sideguard approvals\n  sideguard approvals -w\n  sideguard approvals --state all -o json\n  \
+    after_help = "Examples:\n  sideguard approvals\n  sideguard approvals -w\n  sideguard approvals --status all -o json\n  \
     sideguard approvals 01a2b3c4d5e6f708192a3b4c\n\nWith an ID the request is shown as it would be sent, with all of its \
     arguments."
 )]
@@ -30,7 +30,7 @@ pub(crate) struct List {
     id: Option<String>,
     /// Which ones.
     #[arg(long, value_enum, default_value_t = Which::Pending)]
-    state: Which,
+    status: Which,
     /// Goes on and shows each change.
     #[arg(short, long, conflicts_with = "id")]
     watch: bool,
@@ -132,7 +132,7 @@ pub(crate) async fn list(arguments: List) -> ExitCode {
 }
 
 async fn listed(arguments: List) -> Outcome {
-    let List { id, state, watch, output, place } = arguments;
+    let List { id, status, watch, output, place } = arguments;
     let client = place.client()?;
     if let Some(id) = id {
         let approval = client.approval(&id).await?;
@@ -142,9 +142,9 @@ async fn listed(arguments: List) -> Outcome {
         };
     }
     if watch {
-        return watched(&client, state, output).await;
+        return watched(&client, status, output).await;
     }
-    let found = all(&client, state).await?;
+    let found = all(&client, status).await?;
     match output {
         Output::Json => put_json(&serde_json::json!({ "items": found })),
         Output::Text if found.is_empty() => {

@@ -193,7 +193,7 @@ mod tests {
             "rollback",
             "kill agent/acme/researcher --reason because",
             "token --agent researcher --for 10m",
-            "approvals -w --state all",
+            "approvals -w --status all",
             "approvals 01a2b3c4d5e6f708192a3b4c -o json",
             "approve 01a2b3c4d5e6f708192a3b4c --reason because",
             "deny 01a2b3c4d5e6f708192a3b4c",
