@@ -18,6 +18,7 @@ use serde::de::DeserializeOwned;
 use sideguard_runtime::clock;
 use sideguard_store::Store;
 
+use crate::approvals::Webhooks;
 use crate::error::Failure;
 use crate::feed::Waiting;
 use crate::keys::{Principal, Role};
@@ -32,6 +33,7 @@ pub(crate) struct Control {
     pub(crate) store: Store,
     pub(crate) signer: Signer,
     pub(crate) waiting: Arc<Waiting>,
+    pub(crate) webhooks: Arc<Webhooks>,
 }
 
 /// Who may use a route.
@@ -41,6 +43,8 @@ enum Access {
     Open,
     /// Whoever has the token that the request brings.
     Token,
+    /// Whoever has signed the request.
+    Signature,
     /// Sidecars.
     Sidecars,
     /// Operators, approvers and viewers.
@@ -53,11 +57,11 @@ enum Access {
     Owners,
 }
 
-type Routes = [(Method, &'static str, Access, fn() -> MethodRouter<Arc<Control>>); 25];
+type Routes = [(Method, &'static str, Access, fn() -> MethodRouter<Arc<Control>>); 26];
 
 /// Every route.
 fn routes() -> Routes {
-    use Access::{Open, Operators, Owners, People, Sidecars, Token, Voters};
+    use Access::{Open, Operators, Owners, People, Sidecars, Signature, Token, Voters};
     [
         (Method::GET, "/healthz", Open, || get(fleet::healthy)),
         (Method::GET, "/readyz", Open, || get(fleet::ready)),
@@ -84,6 +88,7 @@ fn routes() -> Routes {
         (Method::GET, "/v1/approvals", People, || get(approvals::list)),
         (Method::GET, "/v1/approvals/{id}", People, || get(approvals::one)),
         (Method::POST, "/v1/approvals/{id}", Voters, || post(approvals::answer)),
+        (Method::POST, "/v1/approvals/{id}/webhook", Signature, || post(approvals::webhook)),
     ]
 }
 
@@ -112,7 +117,7 @@ async fn guard(
     mut request: Request,
     next: Next,
 ) -> Result<Response, Failure> {
-    if !matches!(access, Access::Open | Access::Token) {
+    if !matches!(access, Access::Open | Access::Token | Access::Signature) {
         let key = request
             .headers()
             .get(header::AUTHORIZATION)
@@ -121,7 +126,7 @@ async fn guard(
             .ok_or(Failure::Unauthenticated)?;
         let who = crate::keys::whose(&control.store, clock::now(), key.trim()).await?;
         let may = match access {
-            Access::Open | Access::Token => true,
+            Access::Open | Access::Token | Access::Signature => true,
             Access::Sidecars => who.role == Role::Sidecar,
             Access::People => matches!(who.role, Role::Operator | Role::Approver | Role::Viewer),
             Access::Voters => matches!(who.role, Role::Operator | Role::Approver),
@@ -185,7 +190,8 @@ mod tests {
         let store = Store::open_embedded(dir.path()).await.expect("a store");
         let now = clock::now();
         let signer = Signer::open(&store, now).await.expect("a key");
-        let control = Arc::new(Control { store, signer, waiting: Arc::new(Waiting::new()) });
+        let control =
+            Arc::new(Control { store, signer, waiting: Arc::new(Waiting::new()), webhooks: Arc::default() });
         let router = router(Arc::clone(&control));
         let mut keys = Vec::new();
         for (role, tenant) in [
@@ -204,7 +210,7 @@ mod tests {
                 .replace("{kind}", "Policy")
                 .replace("{name}", "p")
                 .replace("{number}", "1");
-            if matches!(access, Access::Open | Access::Token) {
+            if matches!(access, Access::Open | Access::Token | Access::Signature) {
                 continue;
             }
             assert_eq!(
@@ -220,7 +226,7 @@ mod tests {
                     Access::Voters => matches!(role, Role::Operator | Role::Approver),
                     Access::Operators => *role == Role::Operator,
                     Access::Owners => *role == Role::Operator && tenant.is_none(),
-                    Access::Open | Access::Token => true,
+                    Access::Open | Access::Token | Access::Signature => true,
                 };
                 let status = status(&router, &method, &path, Some(key)).await;
                 assert_eq!(

@@ -14,6 +14,7 @@ use tokio::net::TcpListener;
 use tokio::sync::watch;
 
 use crate::api::{self, Control};
+use crate::approvals::Webhooks;
 use crate::error::Failure;
 use crate::feed::Waiting;
 use crate::keys::{self, Principal, Role};
@@ -39,6 +40,9 @@ pub enum StartError {
         /// Why.
         source: std::io::Error,
     },
+    /// A webhook cannot be used.
+    #[error("{0}")]
+    Webhook(String),
     /// A file in the state directory cannot be used.
     #[error("state: `{}`: {source}", path.display())]
     State {
@@ -47,6 +51,14 @@ pub enum StartError {
         /// Why.
         source: std::io::Error,
     },
+}
+
+impl StartError {
+    /// Whether the configuration is at fault.
+    #[must_use]
+    pub const fn is_configuration(&self) -> bool {
+        matches!(self, Self::Webhook(_))
+    }
 }
 
 /// A control service that serves.
@@ -59,6 +71,7 @@ pub struct Running {
     stop: watch::Sender<bool>,
     serving: tokio::task::JoinHandle<std::io::Result<()>>,
     following: tasks::Owned,
+    notifying: tasks::Owned,
 }
 
 /// Starts the service: `state` is its directory.
@@ -72,6 +85,7 @@ pub async fn start(spec: &ControlSpec, state: &Path) -> Result<Running, StartErr
         .mode(0o700)
         .create(&dir)
         .map_err(|source| StartError::State { path: dir.clone(), source })?;
+    let webhooks = Arc::new(Webhooks::open(&spec.approvals).map_err(StartError::Webhook)?);
     let listen = spec.listen.as_str();
     let store = match &spec.store {
         None => Store::open_embedded(&dir).await?,
@@ -88,7 +102,12 @@ pub async fn start(spec: &ControlSpec, state: &Path) -> Result<Running, StartErr
         .map_err(|source| StartError::Listen { address: listen.to_owned(), source })?;
     let address =
         listener.local_addr().map_err(|source| StartError::Listen { address: listen.to_owned(), source })?;
-    let control = Arc::new(Control { store: store.clone(), signer, waiting: Arc::clone(&waiting) });
+    let control = Arc::new(Control {
+        store: store.clone(),
+        signer,
+        waiting: Arc::clone(&waiting),
+        webhooks: Arc::clone(&webhooks),
+    });
     let (stop, mut stopped) = watch::channel(false);
     let serve = axum::serve(listener, api::router(control)).with_graceful_shutdown(async move {
         // The sender lives as long as the service.
@@ -96,11 +115,12 @@ pub async fn start(spec: &ControlSpec, state: &Path) -> Result<Running, StartErr
     });
     let serving = tasks::spawn("control", async move { serve.await });
     let following = tasks::Owned::new(&tasks::spawn("follow", waiting.follow(store.clone())));
+    let notifying = tasks::Owned::new(&tasks::spawn("webhooks", webhooks.follow(store.clone())));
     let known =
         [("control", format!("http://{address}")), ("operator_key_file", operator_key.display().to_string())];
     ports::announce(state, &known)
         .map_err(|source| StartError::State { path: state.join(ports::FILE), source })?;
-    Ok(Running { state: state.to_owned(), store, address, operator_key, stop, serving, following })
+    Ok(Running { state: state.to_owned(), store, address, operator_key, stop, serving, following, notifying })
 }
 
 /// Makes the first operator's key when the file with it is not there.
@@ -133,7 +153,7 @@ impl Running {
         self.stop.send_replace(true);
         // Questions of sidecars are held for long: they ask again elsewhere.
         let _ = tokio::time::timeout(std::time::Duration::from_secs(1), self.serving).await;
-        drop(self.following);
+        drop((self.following, self.notifying));
         // Nobody is there to tell.
         let _ = ports::withdraw(&self.state, &["control", "operator_key_file"]);
         self.store.close().await;

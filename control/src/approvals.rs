@@ -4,7 +4,9 @@
 //! Each approval is one document, changed by compare-and-set alone, so that it does not matter how many replicas and
 //! sidecars are at it. [`state`] says what may become of one.
 
+mod post;
 mod state;
+mod webhooks;
 
 use std::time::Duration;
 
@@ -25,6 +27,8 @@ use crate::keys::{OWN, Principal, own_key};
 use crate::signer::hex;
 
 use state::Same;
+
+pub(crate) use webhooks::Webhooks;
 
 /// How long an approval is kept after it was asked for; longer than it can be open, good and denied together.
 const KEPT: Duration = Duration::from_secs(30 * 86_400);
@@ -126,6 +130,7 @@ fn own_tenant(sidecar: &Principal) -> &str {
 /// A sidecar asks: it is told how the identical request stands that was asked about before, or that a new one is pending.
 pub(crate) async fn ask(
     store: &Store,
+    webhooks: &Webhooks,
     now: Timestamp,
     sidecar: &Principal,
     ask: Ask,
@@ -157,6 +162,7 @@ pub(crate) async fn ask(
         let approval = state::asked(&ask, id::new(now), sidecar, tenant, now);
         let expect = known.map_or(Expect::Absent, |(_, revision)| Expect::Revision(revision));
         edits.extend(opened(&approval, &ask.request)?);
+        edits.extend(webhooks.due(&approval, now)?);
         edits.push(Edit::put(index.clone(), bytes(&approval.id)?, expect).until(Some(now.plus(KEPT))));
         match store.documents.put_all(now, edits).await {
             Ok(_) => {
@@ -284,9 +290,10 @@ pub(crate) async fn redeem(
     redeem: &Redeem,
 ) -> Result<Standing, Failure> {
     let tenant = own_tenant(sidecar);
-    let (approval, changed) =
-        change(store, tenant, id, |approval, now| state::redeem(approval, redeem, &sidecar.name, now))
-            .await?;
+    let (approval, changed) = change(store, tenant, id, Vec::new(), |approval, now| {
+        state::redeem(approval, redeem, &sidecar.name, now)
+    })
+    .await?;
     if changed {
         event(store, &approval, "consumed", json!({"call": redeem.call, "sidecar": sidecar.name})).await;
     }
@@ -301,8 +308,20 @@ pub(crate) async fn answer(
     answer: &Answer,
 ) -> Result<Approval, Failure> {
     let tenant = tenant_of(store, clock::now(), who, id).await?;
+    answered(store, who, &tenant, id, answer, Vec::new()).await
+}
+
+/// As [`answer`], with more that is written together with it.
+async fn answered(
+    store: &Store,
+    who: &Principal,
+    tenant: &str,
+    id: &str,
+    answer: &Answer,
+    also: Vec<Edit>,
+) -> Result<Approval, Failure> {
     let vote = |approval: &mut Approval, now| state::vote(approval, who, answer, now).map(|()| true);
-    let (approval, _) = change(store, &tenant, id, vote).await?;
+    let (approval, _) = change(store, tenant, id, also, vote).await?;
     let told = json!({"by": who.name, "verdict": answer.verdict, "state": approval.state});
     event(store, &approval, "answered", told).await;
     Ok(approval)
@@ -313,6 +332,7 @@ async fn change(
     store: &Store,
     tenant: &str,
     id: &str,
+    also: Vec<Edit>,
     change: impl Fn(&mut Approval, Timestamp) -> Result<bool, Failure>,
 ) -> Result<(Approval, bool), Failure> {
     for _ in 0..TRIES {
@@ -321,7 +341,8 @@ async fn change(
         if !change(&mut approval, now)? {
             return Ok((approval, false));
         }
-        let mut edits = vec![put(&approval, Expect::Revision(revision))?];
+        let mut edits = also.clone();
+        edits.push(put(&approval, Expect::Revision(revision))?);
         if approval.state != State::Pending {
             edits.push(Edit::delete(open_at(tenant, &approval.agent, id)?, Expect::Any));
         }

@@ -1,9 +1,10 @@
 //! Calls that people have to say yes to: what is approved goes out, byte for byte, once, or not at all.
 
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use harness::client::{self, Reply};
-use harness::{Fake, Service, Sidecar};
+use harness::{Fake, Seen, Service, Sidecar, fake, model, setting};
 use serde_json::{Value, json};
 
 /// A policy under which every POST needs an approval with these terms.
@@ -236,7 +237,7 @@ async fn a_grant_ends_with_the_policy_that_asked() {
     service
         .apply(
             "apiVersion: sideguard.dev/v1\nkind: ToolCatalog\nmetadata: {name: tools}\nspec:\n  \
-             tools: [{name: send_mail, server: db, topic: job.mail.send, verb: write}]\n",
+             tools: [{tool: send_mail, server: db, topic: job.mail.send, verb: write}]\n",
         )
         .await;
     service.all_stand(1, "current").await;
@@ -416,7 +417,7 @@ async fn another_tenants_key_sees_nothing() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_kill_or_a_budget_that_is_used_up_stops_what_was_approved() {
     let (service, sidecar, tool) = scene("writer", "holdSeconds: 20").await;
-    let budget = "apiVersion: sideguard.dev/v1\nkind: Budget\nmetadata: {name: few}\nspec:\n  scope: {agent: writer}\n  limits: [{unit: calls, amount: 1, window: 1d}]\n";
+    let budget = "apiVersion: sideguard.dev/v1\nkind: Budget\nmetadata: {name: few}\nspec:\n  scope: {agents: [writer]}\n  limits: [{unit: calls, amount: 1, window: 1d}]\n";
     service.apply(budget).await;
     service.all_stand(1, "current").await;
     let path = path();
@@ -456,11 +457,205 @@ async fn a_client_that_leaves_ends_the_wait_and_not_the_question() {
     let path = path();
     let id = tokio::select! {
         reply = post(&sidecar, &tool, &path, "1") => panic!("an answer: {}", reply.text()),
-        id = pending(&service) => id,
+        id = async {
+            let id = pending(&service).await;
+            // By now the sidecar knows it too.
+            service.out(&["approvals", &id]).await;
+            id
+        } => id,
     };
     let left = sidecar.recorded(|entry| entry["code"] == "client_gone").await;
     assert_eq!(left[0]["approval"], json!(id));
     approve(&service, &id).await;
     assert_eq!(tool.seen().len(), 0);
     assert_eq!(post(&sidecar, &tool, &path, "1").await.status, 200);
+}
+
+/// Body of a call to the tool `wipe` of an MCP server.
+fn wipe(id: u64, table: &str) -> String {
+    json!({"jsonrpc": "2.0", "id": id, "method": "tools/call", "params": {
+        "name": "wipe", "arguments": {"table": table}, "_meta": {"progressToken": id}}})
+    .to_string()
+}
+
+/// A scene with upstreams of every dialect at one fake, in which tools named `wipe` and calls to models need an approval.
+async fn governed(
+    answer: impl Fn(&Seen) -> http::Response<fake::Body> + Send + Sync + 'static,
+) -> (Service, Sidecar, Fake) {
+    let (service, tool) = (Service::start(), Fake::start(None, answer).await);
+    service
+        .apply(
+            "apiVersion: sideguard.dev/v1\nkind: Policy\nmetadata: {name: careful}\nspec:\n  default_decision: allow\n  rules:\n  \
+             - {id: wipes, match: {tools: [wipe]}, decision: ask, reason: ask the owner, approval: {holdSeconds: 20, cooldown: 1m}}\n  \
+             - {id: models, match: {points: [llm.request]}, decision: ask, approval: {holdSeconds: 20}}\n",
+        )
+        .await;
+    let sidecar = service.sidecar("writer", &setting::upstreams(&tool)).await;
+    service.all_stand(1, "current").await;
+    (service, sidecar, tool)
+}
+
+fn mcp_server(seen: &Seen) -> http::Response<fake::Body> {
+    let asked: Value = serde_json::from_slice(&seen.body).unwrap_or_default();
+    let result = match asked["method"].as_str() {
+        Some("tools/list") => json!({"tools": [{"name": "wipe", "inputSchema": {"type": "object"}}]}),
+        _ => json!({"content": [{"type": "text", "text": "wiped"}]}),
+    };
+    model::json(json!({"jsonrpc": "2.0", "id": asked["id"], "result": result}).to_string())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_mcp_call_waits_and_is_answered_in_its_own_words() {
+    let (service, sidecar, tool) = governed(mcp_server).await;
+    let list = r#"{"jsonrpc":"2.0","id":1,"method":"tools/list"}"#;
+    let listed = client::post(&sidecar, "/db/mcp", list).await;
+    assert_eq!(listed.json()["result"]["tools"][0]["name"], "wipe", "what can be asked for is seen");
+    let waiting = async { client::post(&sidecar, "/db/mcp", wipe(2, "a")).await };
+    let approving = async {
+        let id = pending(&service).await;
+        let shown = service.json(&["approvals", &id]).await;
+        assert_eq!((&shown["tool"], &shown["arguments"]), (&json!("wipe"), &json!({"table": "a"})));
+        approve(&service, &id).await;
+    };
+    let (reply, ()) = tokio::join!(waiting, approving);
+    assert_eq!(
+        (&reply.json()["id"], &reply.json()["result"]["content"][0]["text"]),
+        (&json!(2), &json!("wiped"))
+    );
+    assert_eq!(&tool.seen()[1].body[..], wipe(2, "a").as_bytes());
+    // Another time the answer is no: a result that the model reads.
+    let waiting = async { client::post(&sidecar, "/db/mcp", wipe(3, "b")).await };
+    let denying = async { service.out(&["deny", &pending(&service).await, "--reason", "never b"]).await };
+    let (reply, _) = tokio::join!(waiting, denying);
+    let result = &reply.json()["result"];
+    assert_eq!((reply.status, &reply.json()["id"], &result["isError"]), (200, &json!(3), &json!(true)));
+    let text = result["content"][0]["text"].as_str().expect("a text");
+    assert!(text.contains("denied by operator: never b") && text.contains("Do not retry"), "{text}");
+    // The same call has another number each time: it is the same all the same.
+    let reply = client::post(&sidecar, "/db/mcp", wipe(4, "b")).await;
+    assert_eq!(reply.json()["result"]["_meta"]["sideguard.dev/code"], "policy_denied");
+    assert_eq!(tool.seen().len(), 2);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_mcp_call_with_another_number_uses_the_grant() {
+    let (service, sidecar, tool) = governed(mcp_server).await;
+    let first = tokio::select! {
+        reply = client::post(&sidecar, "/db/mcp", wipe(2, "a")) => panic!("an answer: {}", reply.text()),
+        id = pending(&service) => id,
+    };
+    approve(&service, &first).await;
+    let reply = client::post(&sidecar, "/db/mcp", wipe(7, "a")).await;
+    assert_eq!((&reply.json()["id"], tool.seen().len()), (&json!(7), 1), "{}", reply.text());
+    // Calls of a batch cannot wait for people.
+    let batch = format!("[{},{}]", wipe(8, "a"), wipe(9, "b"));
+    let reply = client::post(&sidecar, "/db/mcp", batch).await;
+    assert_eq!(
+        reply.json()[0]["result"]["_meta"]["sideguard.dev/code"],
+        "approval_required",
+        "{}",
+        reply.text()
+    );
+    assert_eq!(service.json(&["approvals"]).await["items"], json!([]));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_streamed_answer_comes_after_the_wait() {
+    let stream = [model::text("hel"), model::text("lo"), model::finish("stop"), model::usage(5, 2)].concat();
+    let (service, sidecar, tool) = governed(move |_| model::stream(format!("{stream}{}", model::DONE))).await;
+    let asked = model::ask("hi", r#","stream":true,"stream_options":{"include_usage":true}"#);
+    let waiting = async { client::post(&sidecar, model::CHAT, asked.clone()).await };
+    let approving = async {
+        let id = pending(&service).await;
+        assert_eq!(service.json(&["approvals", &id]).await["model"], "gpt-4o-mini");
+        approve(&service, &id).await;
+    };
+    let (reply, ()) = tokio::join!(waiting, approving);
+    assert_eq!((reply.status, tool.seen().len()), (200, 1), "{}", reply.text());
+    assert!(reply.text().contains("hel") && reply.text().ends_with(model::DONE), "{}", reply.text());
+    // And a no is the error that the SDK knows.
+    let waiting = async { client::post(&sidecar, model::CHAT, model::ask("ho", r#","stream":true"#)).await };
+    let denying = async { service.out(&["deny", &pending(&service).await]).await };
+    let (reply, _) = tokio::join!(waiting, denying);
+    assert_eq!((reply.status, &reply.json()["error"]["code"]), (403, &json!("policy_denied")));
+}
+
+const SECRET: &str = "a secret of more than sixteen bytes";
+
+/// Signs as both sides of a webhook do.
+fn sign(time: i64, body: &str) -> String {
+    let key = ring::hmac::Key::new(ring::hmac::HMAC_SHA256, SECRET.as_bytes());
+    let tag = ring::hmac::sign(&key, format!("{time}.{body}").as_bytes());
+    tag.as_ref().iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+/// A webhook's answer as it is sent.
+async fn call_back(service: &Service, route: &str, time: i64, signature: &str, body: &str) -> (u16, Value) {
+    let to = service.url().trim_start_matches("http://").parse().expect("an address");
+    let head = format!(
+        "POST {route} HTTP/1.1\r\nhost: control\r\nx-sideguard-timestamp: {time}\r\nx-sideguard-signature: v1={signature}\r\n\
+         content-length: {}\r\nconnection: close\r\n\r\n{body}",
+        body.len()
+    );
+    answered(&client::raw(to, head.as_bytes()).await.expect("an answer"))
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_webhook_is_told_and_answers_with_its_signature() {
+    // It takes a notification at the second attempt.
+    let attempts = AtomicUsize::new(0);
+    let hook = Fake::start(None, move |_| {
+        let status = if attempts.fetch_add(1, Ordering::AcqRel) == 0 { 503 } else { 204 };
+        http::Response::builder().status(status).body(fake::whole("")).expect("a reply")
+    })
+    .await;
+    let secret = tempfile::NamedTempFile::new().expect("a file");
+    std::fs::write(secret.path(), format!("{SECRET}\n")).expect("a secret");
+    let service = Service::with(&format!(
+        "  approvals: {{webhooks: [{{url: \"{}/hook\", secret: {{file: \"{}\"}}}}]}}\n",
+        hook.url(),
+        secret.path().display()
+    ));
+    let tool = Fake::json("{}").await;
+    service.apply(&ask("holdSeconds: 0")).await;
+    let sidecar = service.sidecar("writer", "").await;
+    service.all_stand(1, "current").await;
+    let path = path();
+    let id = asked(&sidecar, &tool, &path, r#"{"n":1}"#).await;
+    harness::until("the webhook is told", || hook.seen().len() >= 2).await;
+    let told = hook.seen()[1].clone();
+    let header = |name: &str| told.headers[name].to_str().expect("a text").to_owned();
+    let body = String::from_utf8_lossy(&told.body).into_owned();
+    let time: i64 = header("x-sideguard-timestamp").parse().expect("seconds");
+    assert_eq!(header("x-sideguard-signature"), format!("v1={}", sign(time, &body)));
+    let told: Value = serde_json::from_str(&body).expect("JSON");
+    assert_eq!((&told["approval"]["id"], &told["approval"]["arguments"]), (&json!(id), &json!({"n": 1})));
+    let (route, nonce) = (told["answer"].as_str().expect("a path"), told["nonce"].as_str().expect("a nonce"));
+
+    let yes = json!({"nonce": nonce, "verdict": "approve", "by": "dora"}).to_string();
+    let good = sign(time, &yes);
+    for (what, time, signature, body, wanted) in [
+        ("no signature", time, String::new(), yes.clone(), 401),
+        ("another body's", time, good.clone(), yes.replace("approve", "deny"), 401),
+        ("another time's", time + 1, good.clone(), yes.clone(), 401),
+        ("an old one", time - 301, sign(time - 301, &yes), yes.clone(), 400),
+        ("another nonce", time, sign(time, &yes.replace(nonce, "0")), yes.replace(nonce, "0"), 400),
+    ] {
+        assert_eq!(call_back(&service, route, time, &signature, &body).await.0, wanted, "{what}");
+    }
+    let own = json!({"nonce": nonce, "verdict": "approve", "by": "writer"}).to_string();
+    assert_eq!(call_back(&service, route, time, &sign(time, &own), &own).await.0, 403, "the requester");
+    assert_eq!(service.json(&["approvals", &id]).await["state"], "pending");
+    let (status, approval) = call_back(&service, route, time, &good, &yes).await;
+    assert_eq!((status, &approval["state"]), (200, &json!("approved")), "{approval}");
+    assert_eq!(call_back(&service, route, time, &good, &yes).await.0, 409, "the same again");
+    assert_eq!(post(&sidecar, &tool, &path, r#"{"n":1}"#).await.status, 200);
+    let intent = sidecar.recorded(|entry| entry["phase"] == "intent").await;
+    assert_eq!(intent[0]["approved_by"], json!(["webhook:dora"]));
+    assert_eq!(call_back(&service, route, time, &good, &yes).await.0, 409, "the same after its use");
+    // The answer to one does not fit another.
+    let next = asked(&sidecar, &tool, &path, r#"{"n":1}"#).await;
+    let route = format!("/v1/approvals/{next}/webhook");
+    assert_eq!(call_back(&service, &route, time, &good, &yes).await.0, 400);
+    assert_eq!(service.json(&["approvals", &next]).await["state"], "pending");
 }

@@ -3,8 +3,10 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use axum::body::Bytes;
 use axum::extract::{Path, Query, State};
 use axum::{Extension, Json};
+use http::HeaderMap;
 use serde::Deserialize;
 use sideguard_runtime::clock;
 use sideguard_types::control::Page;
@@ -24,7 +26,7 @@ pub(super) async fn ask(
     Extension(who): Who,
     Body(ask): Body<Ask>,
 ) -> Result<Json<Standing>, Failure> {
-    approvals::ask(&control.store, clock::now(), &who, ask).await.map(Json)
+    approvals::ask(&control.store, &control.webhooks, clock::now(), &who, ask).await.map(Json)
 }
 
 #[derive(Deserialize)]
@@ -83,4 +85,14 @@ pub(super) async fn answer(
     Body(answer): Body<Answer>,
 ) -> Result<Json<Approval>, Failure> {
     approvals::answer(&control.store, &who, &id, &answer).await.map(Json)
+}
+
+/// The body is taken as it came: that is what is signed.
+pub(super) async fn webhook(
+    State(control): State<Arc<Control>>,
+    Path(id): Path<String>,
+    headers: HeaderMap,
+    body: Bytes,
+) -> Result<Json<Approval>, Failure> {
+    control.webhooks.answered(&control.store, &id, &headers, &body).await.map(Json)
 }

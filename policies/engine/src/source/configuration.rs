@@ -17,7 +17,7 @@ struct Kind {
 }
 
 const CONTROL: Kind =
-    Kind { name: "Control", unnamed: "control", keys: &["listen", "state", "store", "tls"] };
+    Kind { name: "Control", unnamed: "control", keys: &["listen", "state", "store", "tls", "approvals"] };
 
 const PROXY: Kind = Kind { name: "Proxy", unnamed: "proxy", keys: &PROXY_KEYS };
 

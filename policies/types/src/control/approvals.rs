@@ -184,6 +184,46 @@ pub struct Answer {
     pub reason: Option<String>,
 }
 
+/// What a webhook is told of: the body of a notification. It is signed as [`signed`] says.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Notification {
+    /// `approval.asked`.
+    pub event: String,
+    /// The approval, with the whole request.
+    pub approval: Approval,
+    /// What an answer must repeat.
+    pub nonce: String,
+    /// The path at control that takes the answer.
+    pub answer: String,
+}
+
+/// `POST /v1/approvals/{id}/webhook`: a webhook's answer, signed as [`signed`] says.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Callback {
+    /// The notification's nonce.
+    pub nonce: String,
+    /// Yes or no.
+    pub verdict: Said,
+    /// Who said so, as the webhook's side knows them. All who answer by webhooks count as one person.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub by: Option<String>,
+    /// Why.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reason: Option<String>,
+}
+
+/// Header with the time of a signature, in seconds since 1970.
+pub const TIMESTAMP_HEADER: &str = "x-sideguard-timestamp";
+/// Header with the signature: `v1=` and the HMAC-SHA256 of [`signed`] in hex.
+pub const SIGNATURE_HEADER: &str = "x-sideguard-signature";
+
+/// What a webhook and control sign: the header's timestamp, a dot, and the body.
+#[must_use]
+pub fn signed(timestamp: &str, body: &[u8]) -> Vec<u8> {
+    [timestamp.as_bytes(), b".", body].concat()
+}
+
 /// An answer as it is kept.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Vote {
