@@ -4,6 +4,9 @@
 //! Each approval is one document, changed by compare-and-set alone, so that it does not matter how many replicas and
 //! sidecars are at it. [`state`] says what may become of one.
 
+mod events;
+mod look;
+mod place;
 mod post;
 mod state;
 mod webhooks;
@@ -13,21 +16,21 @@ use std::time::Duration;
 use futures_util::StreamExt;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
-use sha2::{Digest, Sha256};
 use sideguard_runtime::{clock, id};
 use sideguard_store::documents::{Change, Edit, Expect, Revision};
 use sideguard_store::key::{Key, Prefix};
 use sideguard_store::{Store, StoreError};
-use sideguard_types::control::Page;
 use sideguard_types::control::approvals::{Answer, Approval, Ask, Held, Redeem, Standing, State};
 use sideguard_types::time::Timestamp;
 
 use crate::error::Failure;
 use crate::keys::{OWN, Principal, own_key};
-use crate::signer::hex;
 
+use events::event;
+use place::{at, held_at, index_at, missing, open_at, short, turned};
 use state::Same;
 
+pub(crate) use look::{list, whole};
 pub(crate) use webhooks::Webhooks;
 
 /// How long an approval is kept after it was asked for; longer than it can be open, good and denied together.
@@ -48,44 +51,6 @@ const SHOWN: usize = 4 << 10;
 const TRIES: usize = 64;
 /// How often the store is looked at while a sidecar waits, should a notice have been lost.
 const LOOK: Duration = Duration::from_secs(2);
-/// Most events of a tenant that are kept.
-const EVENTS: u64 = 10_000;
-
-/// Where an approval is kept: the newest first.
-fn at(tenant: &str, id: &str) -> Result<Key, Failure> {
-    own_key(&format!("approvals/{tenant}/{}", turned(id)?))
-}
-
-/// An id whose order is turned round; the same again gives the id back.
-fn turned(id: &str) -> Result<String, Failure> {
-    let turn = |c: char| {
-        c.to_digit(16).filter(|_| !c.is_ascii_uppercase()).and_then(|d| char::from_digit(15 - d, 16))
-    };
-    let turned: Option<String> = id.chars().map(turn).collect();
-    turned.filter(|turned| turned.len() == 24).ok_or_else(|| missing(id))
-}
-
-fn missing(id: &str) -> Failure {
-    Failure::Missing(format!("approval `{}`", id.chars().take(64).collect::<String>()))
-}
-
-fn held_at(tenant: &str, id: &str) -> Result<Key, Failure> {
-    own_key(&format!("approvals-held/{tenant}/{id}"))
-}
-
-fn open_at(tenant: &str, agent: &str, id: &str) -> Result<Key, Failure> {
-    own_key(&format!("approvals-open/{tenant}/{}/{id}", short(agent)))
-}
-
-/// A name of any spelling as a segment of a path.
-fn short(text: &str) -> String {
-    hex(&Sha256::digest(text.as_bytes())).chars().take(32).collect()
-}
-
-/// Which approval the requests of one agent with one hash are about.
-fn index_at(tenant: &str, ask: &Ask) -> Result<Key, Failure> {
-    own_key(&format!("approvals-by/{tenant}/{}/{}", short(&ask.agent), ask.hash))
-}
 
 fn bytes(value: &impl Serialize) -> Result<bytes::Bytes, Failure> {
     serde_json::to_vec(value).map(Into::into).map_err(|error| Failure::Invalid(error.to_string()))
@@ -353,86 +318,4 @@ async fn change(
         }
     }
     Err(Failure::Conflict(format!("too many answer approval `{id}` at once: try again")))
-}
-
-/// One approval with the whole request, for whoever may see its tenant.
-pub(crate) async fn whole(
-    store: &Store,
-    now: Timestamp,
-    who: &Principal,
-    id: &str,
-) -> Result<Approval, Failure> {
-    let tenant = tenant_of(store, now, who, id).await?;
-    let (mut approval, _) = one(store, now, &tenant, id).await?.ok_or_else(|| missing(id))?;
-    if let Some((held, _)) = read::<Held>(store, now, &held_at(&tenant, id)?).await? {
-        (approval.headers, approval.body, approval.arguments) = (held.headers, held.body, held.arguments);
-        approval.cut = false;
-    }
-    Ok(approval)
-}
-
-/// The approvals of a state that a principal may see, the newest of each tenant first. `after` is a page's `next`.
-pub(crate) async fn list(
-    store: &Store,
-    now: Timestamp,
-    who: &Principal,
-    wanted: Option<State>,
-    after: Option<&str>,
-    limit: usize,
-) -> Result<Page<Approval>, Failure> {
-    let path = who.tenant.as_ref().map_or_else(|| "approvals".to_owned(), |own| format!("approvals/{own}"));
-    let scope = Prefix::new(OWN, &path).map_err(|error| Failure::Invalid(error.to_string()))?.into();
-    let mut after = match after.map(|after| after.rsplit_once('/')) {
-        None => None,
-        Some(Some((tenant, id))) if who.reaches(tenant) => Some(at(tenant, id)?),
-        Some(_) => return Err(Failure::Invalid("`after` is not where a page ended".to_owned())),
-    };
-    let mut items: Vec<Approval> = Vec::new();
-    loop {
-        let page = store.documents.list(now, &scope, after.as_ref(), limit).await?;
-        for document in page.documents {
-            let mut approval: Approval = serde_json::from_slice(&document.value)
-                .map_err(|_| Failure::Broken(document.key.to_string()))?;
-            state::lapse(&mut approval, now);
-            if wanted.is_none_or(|wanted| wanted == approval.state) {
-                items.push(approval);
-            }
-            if items.len() >= limit {
-                let next = items.last().map(|last| format!("{}/{}", last.tenant, last.id));
-                return Ok(Page { items, next });
-            }
-        }
-        after = page.next;
-        if after.is_none() {
-            return Ok(Page { items, next: None });
-        }
-    }
-}
-
-/// Puts what happened into the tenant's journal. The approval itself says it too: a journal that cannot be written stops
-/// nothing.
-async fn event(store: &Store, approval: &Approval, what: &str, more: Value) {
-    let entry = json!({"time": clock::now(), "approval": approval.id, "agent": approval.agent, "event": what, "more": more});
-    if let Err(error) = appended(store, &approval.tenant, &entry).await {
-        tracing::warn!(%error, what, "an approval's event is not in the journal");
-    }
-}
-
-async fn appended(store: &Store, tenant: &str, entry: &Value) -> Result<(), Failure> {
-    let key = own_key(&format!("approvals-events/{tenant}"))?;
-    let entry = bytes(entry)?;
-    for _ in 0..TRIES {
-        let end = store.journal.end(&key).await?;
-        match store.journal.append(&key, end, vec![entry.clone()]).await {
-            Ok(end) => {
-                if end.is_multiple_of(1_000) {
-                    store.journal.truncate_before(&key, end.saturating_sub(EVENTS)).await?;
-                }
-                return Ok(());
-            }
-            Err(StoreError::Fork { .. } | StoreError::Gap { .. }) => {}
-            Err(error) => return Err(error.into()),
-        }
-    }
-    Err(Failure::Conflict("too many events at once".to_owned()))
 }

@@ -56,9 +56,10 @@ pub(crate) async fn approve(
     };
     let question = Question { fleet, link: &link, verdict: &verdict, id: OnceLock::new() };
     let ask = ask(&classified, &verdict, escrow);
+    let upgrade = down.wants_upgrade();
     let answer = tokio::select! {
         answer = question.answered(sidecar, &ask) => answer,
-        _ = down.gone() => {
+        _ = down.gone(), if !upgrade => {
             gone(sidecar, &classified, &verdict, question.id.into_inner());
             return Err(Unsent::Gone);
         }

@@ -2,6 +2,7 @@
 
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
 use sideguard_dialects::detect::Operation;
@@ -162,6 +163,8 @@ pub(crate) struct Exchange {
     pub(crate) id: String,
     pub(crate) at: Timestamp,
     pub(crate) since: Stopwatch,
+    /// How long of that it has waited for people.
+    pub(crate) waited: Duration,
     pub(crate) method: String,
     pub(crate) session: Option<String>,
     pub(crate) trace_id: Option<String>,
@@ -191,6 +194,7 @@ impl Exchange {
             id: sideguard_runtime::id::new(at),
             at,
             since: Stopwatch::start(),
+            waited: Duration::ZERO,
             method: method.to_owned(),
             session: None,
             trace_id: None,

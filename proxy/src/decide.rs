@@ -13,18 +13,24 @@ use crate::call::{Approved, Awaiting, Classified, Cleared, Exchange, Item, Refus
 /// Longest that a caller is told to wait for a rate to recover; beyond it the refusal is final.
 const SOON: std::time::Duration = std::time::Duration::from_secs(60);
 
-/// What comes of a judgement that is not a no.
-pub(crate) enum Decided {
-    /// It may go.
-    Cleared(Cleared),
+/// Why an exchange may not go now.
+pub(crate) enum Withheld {
+    /// It may not go.
+    Refused(Refused),
     /// People have to say yes first, and can be asked.
     Awaiting(Box<Awaiting>),
 }
 
+impl From<Refused> for Withheld {
+    fn from(refused: Refused) -> Self {
+        Self::Refused(refused)
+    }
+}
+
 /// Judges every item.
-pub(crate) fn decide(sidecar: &Sidecar, classified: Classified) -> Result<Decided, Refused> {
+pub(crate) fn decide(sidecar: &Sidecar, classified: Classified) -> Result<Cleared, Withheld> {
     let Classified { exchange, body, model } = classified;
-    let Some(caller) = exchange.caller.clone() else { return Err(unknown(exchange)) };
+    let Some(caller) = exchange.caller.clone() else { return Err(unknown(exchange).into()) };
     let mut grants = Vec::with_capacity(exchange.items.len());
     let mut refusals = Vec::new();
     for (index, item) in exchange.items.iter().enumerate() {
@@ -33,22 +39,41 @@ pub(crate) fn decide(sidecar: &Sidecar, classified: Classified) -> Result<Decide
             Err(No::Refusal(refusal)) => refusals.push((index, refusal)),
             Err(No::Verdict(verdict)) if awaits(sidecar, &exchange, &verdict) => {
                 let classified = Classified { exchange, body, model };
-                return Ok(Decided::Awaiting(Box::new(Awaiting { classified, verdict: *verdict })));
+                return Err(Withheld::Awaiting(Box::new(Awaiting { classified, verdict: *verdict })));
             }
-            Err(No::Verdict(verdict)) => refusals.push((index, refusal(&verdict))),
+            Err(No::Verdict(verdict)) => {
+                refusals.push((index, unasked(sidecar, &exchange, refusal(&verdict))));
+            }
         }
     }
     if refusals.is_empty() && !grants.is_empty() {
-        return Ok(Decided::Cleared(Cleared { exchange, body, model, grants, ticket: None }));
+        return Ok(Cleared { exchange, body, model, grants, ticket: None });
     }
     if refusals.is_empty() {
-        return Err(exchange.refuse(Refusal::new(
-            Code::Unjudgeable,
-            "dialect",
-            "the request holds nothing that could be judged",
-        )));
+        return Err(exchange
+            .refuse(Refusal::new(
+                Code::Unjudgeable,
+                "dialect",
+                "the request holds nothing that could be judged",
+            ))
+            .into());
     }
-    Err(Refused { exchange: Box::new(exchange), refusals })
+    Err(Refused { exchange: Box::new(exchange), refusals }.into())
+}
+
+/// A refusal for want of an approval that nobody is asked for, with how people could be.
+fn unasked(sidecar: &Sidecar, exchange: &Exchange, refusal: Refusal) -> Refusal {
+    if refusal.code != Code::ApprovalRequired {
+        return refusal;
+    }
+    let hint = if sidecar.fleet.is_none() {
+        "only a sidecar that belongs to a control service can ask people: `sideguard up`, or `control` in its configuration"
+    } else if exchange.items.len() > 1 {
+        "send the call on its own: calls of a batch cannot wait for people"
+    } else {
+        return refusal;
+    };
+    Refusal { hint: Some(refusal.hint.unwrap_or_else(|| hint.to_owned())), ..refusal }
 }
 
 /// Whether people can be asked: not about a call of a batch, whose other calls would wait with it.
@@ -75,6 +100,7 @@ pub(crate) fn decide_approved(sidecar: &Sidecar, approved: Approved) -> Result<C
         return refuse(exchange, refusal);
     }
     exchange.policy = policy;
+    exchange.waited = exchange.since.elapsed();
     exchange.at = clock::now();
     let [item] = exchange.items.as_slice() else {
         let reason = "only a call on its own can be approved";

@@ -259,3 +259,41 @@ fn shown_path(target: &str) -> String {
     let query: Vec<String> = query.split('&').map(shown).collect();
     format!("{path}?{}", query.join("&"))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::{Parts, is_secret, shown_path};
+
+    #[test]
+    fn no_two_sets_of_parts_have_the_same_hash() {
+        let hash = |lists: &[&[&str]]| {
+            let mut parts = Parts::default();
+            lists.iter().for_each(|list| parts.list(list.iter().map(|part| part.as_bytes())));
+            parts.hash()
+        };
+        let all = [
+            hash(&[&["a", "bc"], &[]]),
+            hash(&[&["ab", "c"], &[]]),
+            hash(&[&["a"], &["bc"]]),
+            hash(&[&[], &["a", "bc"]]),
+            hash(&[&["abc"], &[]]),
+        ];
+        for (index, one) in all.iter().enumerate() {
+            assert!(!all[..index].contains(one), "{index}");
+        }
+    }
+
+    #[test]
+    fn secrets_do_not_show_and_what_is_to_be_judged_does() {
+        for name in ["authorization", "cookie", "x-api-key", "mcp-session-id", "x-amz-security-token"] {
+            assert!(is_secret(name), "{name}");
+        }
+        for name in ["content-type", "x-http-method-override", "if-match", "accept"] {
+            assert!(!is_secret(name), "{name}");
+        }
+        assert_eq!(
+            shown_path("/b?key=reports/all.csv&force&Token=canary&key=AIzaCanary"),
+            "/b?key=reports/all.csv&force&Token=***&key=***"
+        );
+    }
+}

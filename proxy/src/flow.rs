@@ -8,7 +8,7 @@ use sideguard_types::refusal::{Code, Refusal};
 
 use crate::app::Sidecar;
 use crate::call::{Arrival, Exchange};
-use crate::decide::Decided;
+use crate::decide::Withheld;
 use crate::engine::Down;
 use crate::forward::Unsent;
 use crate::observe::End;
@@ -33,9 +33,10 @@ async fn pass(sidecar: &Arc<Sidecar>, arrival: &Arrival, down: &mut Down) -> Res
     let accepted = accept::accept(sidecar, arrival, down).await?;
     let identified = identify::identify(sidecar, &arrival.whose, accepted)?;
     let classified = classify::classify(sidecar, identified, &down.head().headers)?;
-    let cleared = match decide::decide(sidecar, classified)? {
-        Decided::Cleared(cleared) => cleared,
-        Decided::Awaiting(awaiting) => {
+    let cleared = match decide::decide(sidecar, classified) {
+        Ok(cleared) => cleared,
+        Err(Withheld::Refused(refused)) => return Err(refused.into()),
+        Err(Withheld::Awaiting(awaiting)) => {
             let approved = Box::pin(approve::approve(sidecar, *awaiting, down)).await?;
             decide::decide_approved(sidecar, approved)?
         }

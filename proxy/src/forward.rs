@@ -55,7 +55,7 @@ pub(crate) struct AnswerLimits {
 impl AnswerLimits {
     /// What is left of the time for the answer.
     pub(crate) fn left(&self, exchange: &Exchange) -> Option<Duration> {
-        self.time.map(|time| time.saturating_sub(exchange.since.elapsed()))
+        self.time.map(|time| time.saturating_add(exchange.waited).saturating_sub(exchange.since.elapsed()))
     }
 }
 

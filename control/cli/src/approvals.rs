@@ -5,13 +5,13 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use serde_json::Value;
-use sideguard_client::{Client, Listing};
+use sideguard_client::{Client, ClientError, Listing};
 use sideguard_types::control::approvals::{Answer, Approval, Said, State};
 
 use crate::policy::Output;
 use crate::remote::output::{moment, put, put_as_is, put_json};
 use crate::remote::table::{pairs, table};
-use crate::remote::{Outcome, Place, done};
+use crate::remote::{Failure, Outcome, Place, done};
 
 /// How often a watched listing is looked at.
 const LOOK: Duration = Duration::from_secs(1);
@@ -119,7 +119,16 @@ pub(crate) async fn deny(arguments: Deny) -> ExitCode {
 
 async fn answered(given: Given, verdict: Said) -> Outcome {
     let answer = Answer { verdict, reason: given.reason };
-    let approval = given.place.client()?.answer_approval(&given.id, &answer).await?;
+    let answered = given.place.client()?.answer_approval(&given.id, &answer).await;
+    let approval = answered.map_err(|error| {
+        let over = matches!(&error, ClientError::Refused(problem) if problem.status == 409);
+        let failure = Failure::from(error);
+        if over {
+            failure.hint(format!("`sideguard approvals {}` shows how it stands", given.id))
+        } else {
+            failure
+        }
+    })?;
     match given.output {
         Output::Json => put_json(&approval),
         Output::Text => put(&format!("{} {}\n", approval.id, tally(&approval))),

@@ -245,3 +245,191 @@ pub(super) fn standing(approval: &Approval) -> Standing {
     let by = by.into_iter().map(|vote| vote.by.clone()).collect();
     Standing { id: approval.id.clone(), state: approval.state, by, reason, until, replaces: None }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+    use std::time::Duration;
+
+    use proptest::prelude::*;
+    use sideguard_types::control::approvals::{Answer, Approval, Ask, Held, Redeem, Said, State, Terms};
+    use sideguard_types::time::Timestamp;
+
+    use super::{Same, asked, lapse, may_vote, redeem, same, vote};
+    use crate::keys::{Principal, Role};
+
+    fn pending(quorum: u32, roles: &[&str], approvers: &[&str]) -> Approval {
+        let texts = |list: &[&str]| list.iter().map(ToString::to_string).collect();
+        let terms = Terms {
+            quorum,
+            roles: texts(roles),
+            approvers: texts(approvers),
+            expires: 100,
+            valid: 50,
+            cooldown: 20,
+        };
+        let request = Held {
+            method: "POST".to_owned(),
+            scheme: "https".to_owned(),
+            host: "h".to_owned(),
+            path: "/".to_owned(),
+            headers: Vec::new(),
+            body: String::new(),
+            arguments: serde_json::Value::Null,
+            constraints: serde_json::Value::Null,
+        };
+        let ask = Ask {
+            agent: "writer".to_owned(),
+            chain: vec!["person/root".to_owned(), "planner".to_owned()],
+            call: "c".to_owned(),
+            rule: "p/r".to_owned(),
+            reason: String::new(),
+            point: "tool.call".to_owned(),
+            topic: "job.h.post".to_owned(),
+            tool: None,
+            model: None,
+            policy_digest: "d".to_owned(),
+            hash: "h".to_owned(),
+            terms,
+            request,
+        };
+        asked(&ask, "i".to_owned(), &person("s", Role::Sidecar), "acme", Timestamp(0))
+    }
+
+    fn person(name: &str, role: Role) -> Principal {
+        Principal::new(name, role, Some("acme".to_owned()))
+    }
+
+    fn said(verdict: Said) -> Answer {
+        Answer { verdict, reason: None }
+    }
+
+    fn use_by(call: &str) -> Redeem {
+        Redeem {
+            agent: "writer".to_owned(),
+            call: call.to_owned(),
+            hash: "h".to_owned(),
+            policy_digest: "d".to_owned(),
+        }
+    }
+
+    #[test]
+    fn nobody_of_the_chain_can_answer() {
+        let approval = pending(1, &[], &[]);
+        for name in
+            ["writer", "WRITER", "planner", "root", "person/root", "s", "webhook:writer", "webhook:root"]
+        {
+            assert!(may_vote(&approval, &person(name, Role::Operator)).is_err(), "{name}");
+        }
+        for role in [Role::Viewer, Role::Sidecar] {
+            assert!(may_vote(&approval, &person("alice", role)).is_err(), "{role:?}");
+        }
+        for role in [Role::Operator, Role::Approver] {
+            assert!(may_vote(&approval, &person("alice", role)).is_ok(), "{role:?}");
+        }
+    }
+
+    #[test]
+    fn roles_and_approvers_limit_who_can_answer() {
+        let may = |approval: &Approval, who: &Principal| may_vote(approval, who).is_ok();
+        let mut alice = person("alice", Role::Approver);
+        assert!(!may(&pending(1, &["operator"], &[]), &alice));
+        assert!(may(&pending(1, &["operator", "approver"], &[]), &alice));
+        assert!(!may(&pending(1, &["lead"], &[]), &alice));
+        alice.labels.insert("role".to_owned(), "lead".to_owned());
+        assert!(may(&pending(1, &["lead"], &[]), &alice));
+        assert!(may(&pending(1, &[], &["bob", "role=lead"]), &alice));
+        assert!(!may(&pending(1, &[], &["bob", "role=head"]), &alice));
+        assert!(may(&pending(1, &[], &["webhook"]), &person("webhook:dora", Role::Approver)));
+        assert!(!may(&pending(1, &[], &["dora"]), &person("webhook:dora", Role::Approver)));
+    }
+
+    #[test]
+    fn all_who_answer_by_webhooks_are_one_person() {
+        let mut approval = pending(2, &[], &[]);
+        let yes = said(Said::Approve);
+        assert!(vote(&mut approval, &person("webhook:a", Role::Approver), &yes, Timestamp(1)).is_ok());
+        assert!(vote(&mut approval, &person("webhook:b", Role::Approver), &yes, Timestamp(1)).is_err());
+        assert!(vote(&mut approval, &person("carol", Role::Approver), &yes, Timestamp(1)).is_ok());
+        assert_eq!(approval.state, State::Approved);
+    }
+
+    #[test]
+    fn a_denial_stands_for_its_cooldown() {
+        let mut approval = pending(1, &[], &[]);
+        let at = |seconds: u64| Timestamp(0).plus(Duration::from_secs(seconds));
+        vote(&mut approval, &person("alice", Role::Approver), &said(Said::Deny), at(10)).expect("a vote");
+        assert_eq!(same(&approval, "another", at(29)), Same::Stands);
+        assert_eq!(same(&approval, "d", at(30)), Same::Over);
+    }
+
+    #[derive(Debug, Clone)]
+    enum Event {
+        Vote(usize, Said),
+        Redeem(usize, bool, bool),
+        Pass(u64),
+    }
+
+    fn event() -> impl Strategy<Value = Event> {
+        let verdict = prop_oneof![4 => Just(Said::Approve), 1 => Just(Said::Deny)];
+        prop_oneof![
+            3 => (0..5_usize, verdict).prop_map(|(who, verdict)| Event::Vote(who, verdict)),
+            3 => (0..4_usize, prop::bool::weighted(0.8), prop::bool::weighted(0.8))
+                .prop_map(|(call, hash, digest)| Event::Redeem(call, hash, digest)),
+            1 => (0..40_u64).prop_map(Event::Pass),
+        ]
+    }
+
+    proptest! {
+        /// Whatever comes in whatever order: one call at most uses the grant, after enough different people have said yes
+        /// and none has said no, in time, and for what was asked.
+        #[test]
+        fn one_call_at_most_goes_and_only_when_enough_have_said_yes(
+            quorum in 1..4_u32,
+            events in prop::collection::vec(event(), 0..40),
+        ) {
+            let people = ["alice", "Alice", "bob", "webhook:a", "writer"];
+            let mut approval = pending(quorum, &[], &[]);
+            let mut now = Timestamp(0);
+            let mut passed = BTreeSet::new();
+            let (mut yes, mut no, mut granted) = (BTreeSet::new(), false, None);
+            for event in events {
+                lapse(&mut approval, now);
+                let before = approval.state;
+                match event {
+                    Event::Pass(seconds) => now = now.plus(Duration::from_secs(seconds)),
+                    Event::Vote(who, verdict) => {
+                        let name = people[who];
+                        if vote(&mut approval, &person(name, Role::Approver), &said(verdict), now).is_ok() {
+                            prop_assert_ne!(name, "writer");
+                            match verdict {
+                                Said::Approve => prop_assert!(yes.insert(name.to_lowercase())),
+                                Said::Deny => no = true,
+                            }
+                        }
+                    }
+                    Event::Redeem(call, hash, digest) => {
+                        let mut wanted = use_by(&call.to_string());
+                        if !hash { wanted.hash = "x".to_owned() }
+                        if !digest { wanted.policy_digest = "x".to_owned() }
+                        if redeem(&mut approval, &wanted, "s", now).is_ok() {
+                            prop_assert!(hash && digest && !no);
+                            prop_assert!(yes.len() >= quorum as usize);
+                            passed.insert(call);
+                            if before == State::Approved {
+                                let granted: Timestamp = granted.expect("a grant");
+                                prop_assert!(now.since(granted) < Duration::from_secs(50));
+                            }
+                        }
+                    }
+                }
+                if before == State::Pending && approval.state == State::Approved {
+                    granted = Some(now);
+                }
+                let over = |state| matches!(state, State::Denied | State::Expired | State::Consumed);
+                prop_assert!(!over(before) || approval.state == before, "nothing leads back");
+                prop_assert!(passed.len() <= 1);
+            }
+        }
+    }
+}

@@ -22,8 +22,9 @@ use sideguard_types::control::approvals::{
 use sideguard_types::resource::ApprovalsSpec;
 use sideguard_types::time::Timestamp;
 
+use super::place::missing;
 use super::post::Target;
-use super::{KEPT, bytes, missing, own_key, state, tenant_of, whole};
+use super::{KEPT, bytes, own_key, state, tenant_of, whole};
 use crate::error::Failure;
 use crate::keys::{OWN, Principal, Role};
 use crate::signer::hex;
