@@ -1,6 +1,7 @@
 //! The REST interface below `/v1`. Each route is one line of [`ROUTES`], with the role that it takes; there is no other way to
 //! add one, so that none can be reached without having been thought about.
 
+mod approvals;
 mod described;
 mod desired;
 mod fleet;
@@ -19,6 +20,7 @@ use http::{Method, StatusCode};
 use serde::de::DeserializeOwned;
 use sideguard_store::Store;
 
+use crate::approvals::Webhooks;
 use crate::error::Failure;
 use crate::feed::Waiting;
 use crate::keys::Principal;
@@ -46,6 +48,7 @@ pub(crate) struct Control {
     /// Whether clients need a certificate.
     pub(crate) certificates: bool,
     pub(crate) records: Records,
+    pub(crate) webhooks: Arc<Webhooks>,
 }
 
 /// Who may use a route.
@@ -55,12 +58,16 @@ pub(crate) enum Access {
     Open,
     /// Whoever has the token that the request brings.
     Token,
+    /// Whoever has signed the request.
+    Signature,
     /// Sidecars.
     Sidecars,
     /// Operators, approvers and viewers.
     People,
     /// The same, of all tenants.
     Overseers,
+    /// Operators and approvers.
+    Voters,
     /// Operators.
     Operators,
     /// Operators of all tenants.
@@ -72,7 +79,7 @@ type Route = (Method, &'static str, Access, fn() -> MethodRouter<Arc<Control>>);
 
 /// Every route.
 fn routes() -> Vec<Route> {
-    use Access::{Open, Operators, Overseers, Owners, People, Sidecars, Token};
+    use Access::{Open, Operators, Overseers, Owners, People, Sidecars, Signature, Token, Voters};
     vec![
         (Method::GET, "/", Open, || get(files::index)),
         (Method::GET, "/page/{file}", Open, || get(files::asset)),
@@ -108,6 +115,13 @@ fn routes() -> Vec<Route> {
         (Method::GET, "/v1/generations/{number}/changes", Overseers, || get(desired::changes)),
         (Method::GET, "/v1/objects", People, || get(desired::objects)),
         (Method::GET, "/v1/objects/{tenant}/{kind}/{name}", People, || get(desired::object)),
+        (Method::POST, "/v1/approvals", Sidecars, || post(approvals::ask)),
+        (Method::GET, "/v1/approvals/{id}/grant", Sidecars, || get(approvals::wait)),
+        (Method::POST, "/v1/approvals/{id}/grant", Sidecars, || post(approvals::redeem)),
+        (Method::GET, "/v1/approvals", People, || get(approvals::list)),
+        (Method::GET, "/v1/approvals/{id}", People, || get(approvals::one)),
+        (Method::POST, "/v1/approvals/{id}", Voters, || post(approvals::answer)),
+        (Method::POST, "/v1/approvals/{id}/webhook", Signature, || post(approvals::webhook)),
     ]
 }
 

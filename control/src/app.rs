@@ -14,6 +14,7 @@ use tokio::net::TcpListener;
 use tokio::sync::watch;
 
 use crate::api::{self, Control, Hosts};
+use crate::approvals::Webhooks;
 use crate::error::Failure;
 use crate::feed::Waiting;
 use crate::keys::{self, Principal, Role};
@@ -46,6 +47,9 @@ pub enum StartError {
     /// The port cannot speak TLS.
     #[error("tls: {0}")]
     Tls(#[from] TlsError),
+    /// A webhook cannot be used.
+    #[error("{0}")]
+    Webhook(String),
     /// A file in the state directory cannot be used.
     #[error("state: `{}`: {source}", path.display())]
     State {
@@ -54,6 +58,14 @@ pub enum StartError {
         /// Why.
         source: std::io::Error,
     },
+}
+
+impl StartError {
+    /// Whether the configuration is at fault.
+    #[must_use]
+    pub const fn is_configuration(&self) -> bool {
+        matches!(self, Self::Webhook(_))
+    }
 }
 
 /// A control service that serves.
@@ -65,7 +77,7 @@ pub struct Running {
     operator_key: PathBuf,
     stop: watch::Sender<bool>,
     serving: tokio::task::JoinHandle<()>,
-    following: [tasks::Owned; 2],
+    following: [tasks::Owned; 3],
 }
 
 /// Starts the service: `state` is its directory.
@@ -79,6 +91,7 @@ pub async fn start(spec: &ControlSpec, state: &Path) -> Result<Running, StartErr
         .mode(0o700)
         .create(&dir)
         .map_err(|source| StartError::State { path: dir.clone(), source })?;
+    let webhooks = Arc::new(Webhooks::open(&spec.approvals).map_err(StartError::Webhook)?);
     let listen = spec.listen.as_str();
     let tls = spec.tls.as_ref().map(acceptor).transpose()?;
     let store = match &spec.store {
@@ -103,6 +116,7 @@ pub async fn start(spec: &ControlSpec, state: &Path) -> Result<Running, StartErr
         limits: Limits::new(&spec.limits),
         hosts: Hosts::new(address.ip(), &spec.hosts),
         records: Records::new(),
+        webhooks: Arc::clone(&webhooks),
         certificates: spec.tls.as_ref().is_some_and(|tls| tls.clients.is_some()),
     });
     let watched = Arc::clone(&control);
@@ -112,7 +126,8 @@ pub async fn start(spec: &ControlSpec, state: &Path) -> Result<Running, StartErr
     let serve = serve::serve(listener, tls, api::router(control), spec.limits.connections, stopped);
     let serving = tasks::spawn("control", serve);
     let follow = tasks::spawn("follow", waiting.follow(store.clone()));
-    let following = [tasks::Owned::new(&follow), tasks::Owned::new(&live)];
+    let notify = tasks::spawn("webhooks", webhooks.follow(store.clone()));
+    let following = [&follow, &live, &notify].map(tasks::Owned::new);
     let known = [("control", url.clone()), ("operator_key_file", operator_key.display().to_string())];
     ports::announce(state, &known)
         .map_err(|source| StartError::State { path: state.join(ports::FILE), source })?;
@@ -134,7 +149,7 @@ async fn first_operator(store: &Store, path: &Path) -> Result<(), StartError> {
     if path.try_exists().map_err(failed)? {
         return Ok(());
     }
-    let operator = Principal { name: "operator".to_owned(), role: Role::Operator, tenant: None };
+    let operator = Principal::new("operator", Role::Operator, None);
     let key = keys::make(store, clock::now(), &operator).await?;
     let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(path).map_err(failed)?;
     file.write_all(format!("{key}\n").as_bytes()).map_err(failed)

@@ -27,7 +27,7 @@ pub async fn run(file: Option<&Path>, state: Option<PathBuf>, format: LogFormat)
     let state = state.or_else(|| spec.state.clone()).unwrap_or_else(environment::state_directory);
     let running = match app::start(&spec, &state).await {
         Ok(running) => running,
-        Err(error) => return failed(&error.to_string(), 125),
+        Err(error) => return failed(&error.to_string(), if error.is_configuration() { 64 } else { 125 }),
     };
     eprintln!("sideguard: control {} key {}", running.url(), running.operator_key().display());
     terminated.await;
@@ -60,6 +60,7 @@ pub fn load(file: Option<&Path>) -> Result<ControlSpec, String> {
     let base = file.and_then(Path::parent).unwrap_or(Path::new(""));
     let anchor = |path: &mut PathBuf| *path = base.join(&*path);
     spec.state.iter_mut().for_each(anchor);
+    spec.approvals.webhooks.iter_mut().for_each(|webhook| anchor(&mut webhook.secret.file));
     if let Some(tls) = &mut spec.tls {
         anchor(&mut tls.certificate);
         anchor(&mut tls.key);

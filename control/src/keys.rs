@@ -1,5 +1,6 @@
 //! Who is asking: keys, what they may do, and for whom. Kept as hashes; a key is told once, when it is made.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
@@ -53,9 +54,17 @@ pub(crate) struct Principal {
     /// The tenant that it is limited to; all when absent.
     #[serde(default)]
     pub(crate) tenant: Option<String>,
+    /// Labels that rules about approvals know people by.
+    #[serde(default)]
+    pub(crate) labels: BTreeMap<String, String>,
 }
 
 impl Principal {
+    /// One without labels.
+    pub(crate) fn new(name: impl Into<String>, role: Role, tenant: Option<String>) -> Self {
+        Self { name: name.into(), role, tenant, labels: BTreeMap::new() }
+    }
+
     /// Whether it may change an object: one that holds for all tenants only without a limit to one.
     pub(crate) fn changes(&self, tenant: &str, shared: bool) -> bool {
         if shared { self.tenant.is_none() } else { self.reaches(tenant) }
@@ -89,8 +98,8 @@ struct KeptKey {
 
 impl KeptKey {
     fn entry(self, hash: &str) -> KeyEntry {
-        let Self { principal: Principal { name, role, tenant }, created, used, expires } = self;
-        KeyEntry { id: hash.chars().take(ID).collect(), name, role, tenant, created, used, expires }
+        let Self { principal: Principal { name, role, tenant, labels }, created, used, expires } = self;
+        KeyEntry { id: hash.chars().take(ID).collect(), name, role, tenant, labels, created, used, expires }
     }
 }
 
@@ -158,13 +167,17 @@ pub(crate) async fn create(
     by: &Principal,
     asked: KeyRequest,
 ) -> Result<NewKey, Failure> {
-    let KeyRequest { name, role, tenant, seconds } = asked;
+    let KeyRequest { name, role, tenant, labels, seconds } = asked;
     if role == Role::Sidecar {
         return Err(Failure::Invalid("a sidecar gets its key by enrolment: `sideguard token`".to_owned()));
     }
-    if name.trim().is_empty() || name.len() > LONGEST_NAME || name.contains(char::is_control) {
+    if name.trim().is_empty()
+        || name.len() > LONGEST_NAME
+        || name.contains(char::is_control)
+        || name.contains(':')
+    {
         return Err(Failure::Invalid(format!(
-            "`name` is empty, too long or has control characters: {name:?}"
+            "`name` is empty, too long or has `:` or control characters: {name:?}"
         )));
     }
     let tenant = tenant.or_else(|| by.tenant.clone());
@@ -178,7 +191,12 @@ pub(crate) async fn create(
         return Err(Failure::Invalid("`seconds` is zero: leave it out for a key without an end".to_owned()));
     }
     let expires = seconds.map(|seconds| now.plus(Duration::from_secs(seconds)));
-    let kept = KeptKey { principal: Principal { name, role, tenant }, created: now, used: None, expires };
+    let kept = KeptKey {
+        principal: Principal { labels, ..Principal::new(name, role, tenant) },
+        created: now,
+        used: None,
+        expires,
+    };
     let key = secret("sgk_");
     write(store, now, &hash(&key), &kept, Expect::Absent).await?;
     Ok(NewKey { entry: kept.entry(&hash(&key)), key })
@@ -268,8 +286,7 @@ pub(crate) async fn enrol(
     if sidecar.contains('/') {
         return Err(Failure::Invalid(format!("`{sidecar}` is not a sidecar's id")));
     }
-    let principal =
-        Principal { name: sidecar.to_owned(), role: Role::Sidecar, tenant: Some(whose.tenant.clone()) };
+    let principal = Principal::new(sidecar, Role::Sidecar, Some(whose.tenant.clone()));
     let key = secret("sgk_");
     let new = KeptKey { principal, created: now, used: None, expires: None };
     let value = serde_json::to_vec(&new).map_err(|error| Failure::Invalid(error.to_string()))?;

@@ -7,6 +7,7 @@
 
 pub mod api;
 pub mod app;
+mod approvals;
 pub mod daemon;
 pub mod desired;
 mod error;

@@ -92,7 +92,7 @@ impl Described {
         if let Some(body) = &self.body {
             operation["requestBody"] = json!({ "required": true, "content": body.content(schemas) });
         }
-        if matches!(access, Access::Open | Access::Token) {
+        if matches!(access, Access::Open | Access::Token | Access::Signature) {
             operation["security"] = json!([]);
         }
         operation
@@ -156,6 +156,8 @@ const fn told(access: Access) -> &'static str {
     match access {
         Access::Open => "Open to everybody.",
         Access::Token => "Open to whoever has the secret that the body brings.",
+        Access::Signature => "For whoever signs the body with the secret of a webhook.",
+        Access::Voters => "For keys of operators and approvers.",
         Access::Sidecars => "For keys of sidecars.",
         Access::People => "For keys of operators, approvers and viewers.",
         Access::Overseers => "For keys of operators, approvers and viewers of all tenants.",

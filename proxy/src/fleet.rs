@@ -13,6 +13,7 @@ use arc_swap::ArcSwap;
 use ed25519_dalek::{Signature, Verifier, VerifyingKey};
 use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
+use sha2::{Digest, Sha256};
 use sideguard_client::{Client, ClientError, Identity};
 use sideguard_policy::source::Source;
 use sideguard_runtime::clock;
@@ -22,7 +23,7 @@ use sideguard_types::control::{Enrol, Enrolled, Kills, Refused, Report, Signed};
 use sideguard_types::refusal::{Code, Refusal};
 use sideguard_types::resource::Control;
 use sideguard_types::time::Timestamp;
-use tokio::sync::{Notify, watch};
+use tokio::sync::{Notify, Semaphore, watch};
 
 use crate::app::Sidecar;
 
@@ -31,6 +32,8 @@ const REPORT: Duration = Duration::from_secs(5);
 /// First pause after control could not be reached; it doubles up to [`LONGEST_PAUSE`].
 const PAUSE: Duration = Duration::from_millis(200);
 const LONGEST_PAUSE: Duration = Duration::from_secs(5);
+/// Most calls that wait for an approval at once.
+const HOLDS: usize = 128;
 /// Name of the file with what enrolment gave.
 const IDENTITY: &str = "control.json";
 /// Name of the file with the last generation.
@@ -57,8 +60,18 @@ pub(crate) struct Fleet {
     trouble: Mutex<Option<String>>,
     /// Told when there is something to report.
     changed: Notify,
-    /// Control as this sidecar may ask it, once it is enrolled.
-    joined: watch::Sender<Option<Client>>,
+    /// The way to control, once this sidecar is enrolled.
+    link: watch::Sender<Option<Arc<Link>>>,
+    /// Places for calls that wait for an approval.
+    pub(crate) holds: Semaphore,
+}
+
+/// How control is asked in the name of this sidecar.
+#[derive(Debug)]
+pub(crate) struct Link {
+    pub(crate) client: Client,
+    /// What nobody else knows, for hashes of what must not be guessed.
+    pub(crate) secret: Secret<[u8; 32]>,
 }
 
 /// Why a generation is not taken.
@@ -90,7 +103,8 @@ impl Fleet {
             tenant: ArcSwap::default(),
             trouble: Mutex::new(None),
             changed: Notify::new(),
-            joined: watch::Sender::new(None),
+            link: watch::Sender::new(None),
+            holds: Semaphore::new(HOLDS),
         };
         let (identity, last) = (fleet.identity()?, read::<Signed>(&state.join(GENERATION))?);
         if let (Some(identity), Some(last)) = (identity, last) {
@@ -110,17 +124,18 @@ impl Fleet {
         &self.sidecar
     }
 
-    /// Control, as soon as this sidecar is enrolled there.
+    /// Control as this sidecar may ask it, as soon as it is enrolled.
     pub(crate) async fn joined(&self) -> Client {
-        let mut joined = self.joined.subscribe();
-        loop {
-            if let Some(client) = joined.borrow_and_update().clone() {
-                return client;
-            }
-            // The sender is this fleet's own: it lives as long as whoever waits here.
-            if joined.changed().await.is_err() {
-                return std::future::pending().await;
-            }
+        let mut links = self.link.subscribe();
+        let client = links
+            .wait_for(Option::is_some)
+            .await
+            .ok()
+            .and_then(|link| link.as_ref().map(|link| link.client.clone()));
+        match client {
+            Some(client) => client,
+            // It ends with the sidecar, which outlives whoever waits.
+            None => std::future::pending().await,
         }
     }
 
@@ -182,6 +197,18 @@ impl Fleet {
             let trouble = self.trouble.lock().clone();
             trouble.unwrap_or_else(|| "it has no policy: `sideguard apply` one".to_owned())
         })
+    }
+
+    /// The way to control, as soon as there is one, within so long.
+    pub(crate) async fn link(&self, within: Duration) -> Option<Arc<Link>> {
+        let mut links = self.link.subscribe();
+        let link = links.wait_for(Option::is_some);
+        tokio::time::timeout(within, link).await.ok()?.ok()?.clone()
+    }
+
+    /// Where people see something of control's.
+    pub(crate) fn page(&self, place: &str) -> String {
+        format!("{}/#/{place}", self.rules.url.trim_end_matches('/'))
     }
 
     fn identity(&self) -> Result<Option<Enrolled>, String> {
@@ -270,7 +297,8 @@ async fn session(sidecar: &Arc<Sidecar>, fleet: &Fleet) -> Result<Never, String>
     let identity = enrolled(fleet, &client).await?;
     fleet.tenant.store(Arc::new(identity.tenant.clone()));
     let client = client.with_key(&Secret::new(identity.key.clone())).map_err(told)?;
-    fleet.joined.send_replace(Some(client.clone()));
+    let secret = Secret::new(Sha256::digest(identity.key.as_bytes()).into());
+    fleet.link.send_replace(Some(Arc::new(Link { client: client.clone(), secret })));
     tokio::try_join!(follow(sidecar, fleet, &client, &identity), tell(sidecar, fleet, &client))
         .map(|(never, _)| never)
 }

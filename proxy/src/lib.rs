@@ -8,6 +8,7 @@
 mod accept;
 mod admin;
 pub mod app;
+mod approve;
 mod audit;
 mod breaker;
 mod call;
@@ -16,6 +17,7 @@ pub mod config;
 pub mod daemon;
 mod decide;
 mod engine;
+mod escrow;
 pub mod feed;
 mod fleet;
 mod flow;

@@ -1,5 +1,6 @@
 //! Promises, end to end through the built binary.
 
+mod approvals;
 mod bodies;
 mod breakers;
 mod budgets;

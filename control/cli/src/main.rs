@@ -1,6 +1,7 @@
 //! `sideguard`: the command that people use. One file for each verb.
 
 mod apply;
+mod approvals;
 mod audit;
 mod capture;
 mod control;
@@ -92,6 +93,12 @@ enum Verb {
     /// Makes, lists and takes back keys of people.
     #[command(subcommand)]
     Key(key::Verb),
+    /// Lists calls that wait for people; shows one with its arguments.
+    Approvals(approvals::List),
+    /// Says yes to a call that waits.
+    Approve(approvals::Approve),
+    /// Says no to a call that waits.
+    Deny(approvals::Deny),
     /// Makes an enrolment token for a sidecar.
     Token(token::Arguments),
     /// Prints a script that completes commands in a shell.
@@ -135,6 +142,9 @@ fn main() -> ExitCode {
         Verb::Kill(arguments) => in_runtime(|| kill::kill(arguments)),
         Verb::Unkill(arguments) => in_runtime(|| kill::unkill(arguments)),
         Verb::Key(verb) => in_runtime(|| key::run(verb)),
+        Verb::Approvals(arguments) => in_runtime(|| approvals::list(arguments)),
+        Verb::Approve(arguments) => in_runtime(|| approvals::approve(arguments)),
+        Verb::Deny(arguments) => in_runtime(|| approvals::deny(arguments)),
         Verb::Token(arguments) => in_runtime(|| token::run(arguments)),
         Verb::Completions { shell } => {
             clap_complete::generate(shell, &mut Arguments::command(), "sideguard", &mut std::io::stdout());
@@ -193,6 +203,10 @@ mod tests {
             "token --agent researcher --for 10m",
             "key create alice --role approver --tenant acme --for 30d",
             "key revoke 0123456789abcdef",
+            "approvals -w --status all",
+            "approvals 01a2b3c4d5e6f708192a3b4c -o json",
+            "approve 01a2b3c4d5e6f708192a3b4c --reason because",
+            "deny 01a2b3c4d5e6f708192a3b4c",
         ] {
             let words = std::iter::once("sideguard").chain(line.split(' '));
             assert!(Arguments::try_parse_from(words).is_ok(), "{line}");

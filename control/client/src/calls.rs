@@ -220,7 +220,7 @@ impl Client {
 }
 
 impl Listing {
-    fn values(&self) -> [(&'static str, Option<String>); 2] {
+    pub(crate) fn values(&self) -> [(&'static str, Option<String>); 2] {
         [("after", self.after.clone()), ("limit", self.limit.map(|limit| limit.to_string()))]
     }
 }

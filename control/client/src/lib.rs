@@ -16,6 +16,7 @@
 //! # }
 //! ```
 
+mod approvals;
 mod calls;
 mod connect;
 mod error;
@@ -242,6 +243,10 @@ impl<'a> Ask<'a> {
 
     const fn post(path: &'a str, body: &'a [u8]) -> Self {
         Self { method: &Method::POST, path, body, within: TO_ANSWER }
+    }
+
+    const fn within(self, within: Duration) -> Self {
+        Self { within, ..self }
     }
 }
 

@@ -2,6 +2,7 @@
 
 use http::Method;
 use serde_json::{Value, json};
+use sideguard_types::control::approvals::{Answer, Approval, Ask, Callback, Redeem, Standing};
 use sideguard_types::control::keys::{KeyEntry, KeyRequest, NewKey, Session, SignIn};
 use sideguard_types::control::records::{Entry, Journal, Position};
 use sideguard_types::control::{
@@ -9,7 +10,7 @@ use sideguard_types::control::{
     TokenRequest,
 };
 
-use super::{desired, fleet, keys, records as record};
+use super::{approvals as approval, desired, fleet, keys, records as record};
 use crate::openapi::{Described, route};
 use crate::records::query::Filter;
 
@@ -19,7 +20,7 @@ const POLICY: &str = "apiVersion: sideguard.dev/v1\nkind: Policy\nmetadata: {nam
 
 /// Every route.
 pub(crate) fn described() -> Vec<Described> {
-    [own(), people(), sidecars(), state(), records()].concat()
+    [own(), people(), sidecars(), state(), records(), approvals()].concat()
 }
 
 fn page(item: Value) -> Value {
@@ -197,5 +198,53 @@ fn records() -> Vec<Described> {
         )
         .query::<record::Which>()
         .answer::<Value>(json!({ "v": 1 })),
+    ]
+}
+
+fn approvals() -> Vec<Described> {
+    let part = "approvals";
+    let terms = json!({ "quorum": 1, "expires": 3600, "valid": 600, "cooldown": 300 });
+    let request = json!({
+        "method": "DELETE", "scheme": "https", "host": "crm.acme.com", "path": "/customers/4",
+    });
+    let ask = json!({
+        "agent": "cleaner", "call": "01a2b3c4", "rule": "floor/ask-first", "reason": "it destroys data",
+        "point": "tool.call", "topic": "job.crm.acme.com.delete", "policyDigest": "sha256:…", "hash": "9c…",
+        "terms": terms, "request": request,
+    });
+    let standing = json!({ "id": "01a2b3c4", "state": "pending" });
+    let approval = json!({
+        "id": "01a2b3c4", "tenant": "acme", "agent": "cleaner", "chain": [], "state": "pending", "rule": "floor/ask-first",
+        "reason": "it destroys data", "point": "tool.call", "topic": "job.crm.acme.com.delete", "method": "DELETE",
+        "host": "crm.acme.com", "path": "/customers/4", "created": TIME, "expires": TIME, "quorum": 1, "votes": [],
+    });
+    vec![
+        route(Method::POST, "/v1/approvals", part, "Asks for a held call; one that waits already is joined.")
+            .body::<Ask>(ask)
+            .answer::<Standing>(standing.clone()),
+        route(Method::GET, "/v1/approvals/{id}/grant", part, "Waits for a decision.")
+            .query::<approval::Wait>()
+            .answer::<Standing>(standing.clone()),
+        route(
+            Method::POST,
+            "/v1/approvals/{id}/grant",
+            part,
+            "Uses an approval, once, for the very request.",
+        )
+        .body::<Redeem>(
+            json!({ "agent": "cleaner", "call": "01a2b3c4", "hash": "9c…", "policyDigest": "sha256:…" }),
+        )
+        .answer::<Standing>(standing),
+        route(Method::GET, "/v1/approvals", part, "Lists calls that wait for people, or waited.")
+            .query::<approval::Wanted>()
+            .answer::<Page<Approval>>(page(approval.clone())),
+        route(Method::GET, "/v1/approvals/{id}", part, "One of them, with the request as it would be sent.")
+            .answer::<Approval>(approval.clone()),
+        route(Method::POST, "/v1/approvals/{id}", part, "Says yes or no.")
+            .body::<Answer>(json!({ "verdict": "approve", "reason": "the customer asked" }))
+            .answer::<Approval>(approval.clone()),
+        route(Method::POST, "/v1/approvals/{id}/webhook", part, "Says yes or no, signed, without a key.")
+            .body::<Callback>(json!({ "nonce": "7a…", "verdict": "approve" }))
+            .answer::<Approval>(approval),
     ]
 }

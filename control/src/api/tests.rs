@@ -26,6 +26,7 @@ async fn control(dir: &tempfile::TempDir) -> Arc<Control> {
         signer,
         waiting: Arc::new(Waiting::new()),
         records: Records::new(),
+        webhooks: Arc::default(),
         limits: Limits::new(&ControlLimits::default()),
         hosts: Hosts::new(Ipv4Addr::LOCALHOST.into(), &[]),
         certificates: false,
@@ -70,14 +71,14 @@ async fn every_route_is_closed_to_whoever_may_not_use_it() {
         (Role::Viewer, acme.clone()),
         (Role::Sidecar, acme.clone()),
     ] {
-        let principal = Principal { name: "x".to_owned(), role, tenant: tenant.clone() };
+        let principal = Principal::new("x", role, tenant.clone());
         let key = keys::make(&control.store, clock::now(), &principal).await.expect("a key");
         keys.push((role, tenant, key));
     }
     let unknown = format!("sgk_{}", "0".repeat(64));
     let mut untested = Vec::new();
     for (method, path, access, _) in routes() {
-        if matches!(access, Access::Open | Access::Token) {
+        if matches!(access, Access::Open | Access::Token | Access::Signature) {
             untested.push(format!("{method} {path}"));
             continue;
         }
@@ -95,9 +96,10 @@ async fn every_route_is_closed_to_whoever_may_not_use_it() {
                 Access::Sidecars => !person,
                 Access::People => person,
                 Access::Overseers => person && tenant.is_none(),
+                Access::Voters => matches!(role, Role::Operator | Role::Approver),
                 Access::Operators => *role == Role::Operator,
                 Access::Owners => *role == Role::Operator && tenant.is_none(),
-                Access::Open | Access::Token => true,
+                Access::Open | Access::Token | Access::Signature => true,
             };
             let status = status(&router, &method, &path, Some(key)).await;
             assert_eq!(status != StatusCode::FORBIDDEN, may, "{method} {path} {role:?} {tenant:?}: {status}");
@@ -113,6 +115,7 @@ async fn every_route_is_closed_to_whoever_may_not_use_it() {
         "GET /openapi.json",
         "POST /session",
         "POST /v1/enrol",
+        "POST /v1/approvals/{id}/webhook",
     ];
     assert_eq!(untested, open);
 }

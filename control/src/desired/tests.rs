@@ -18,7 +18,7 @@ async fn store() -> (TempDir, Store) {
 }
 
 fn operator(tenant: Option<&str>) -> Principal {
-    Principal { name: "x".to_owned(), role: Role::Operator, tenant: tenant.map(str::to_owned) }
+    Principal::new("x", Role::Operator, tenant.map(str::to_owned))
 }
 
 fn policy(tenant: &str, name: &str, decision: &str) -> Text {

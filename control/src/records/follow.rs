@@ -109,7 +109,7 @@ impl Head {
 }
 
 async fn heads(store: &Store) -> Result<Vec<Head>, Failure> {
-    let all = Principal { name: "follow".to_owned(), role: Role::Viewer, tenant: None };
+    let all = Principal::new("follow", Role::Viewer, None);
     Head::list(store, clock::now(), &all, None).await
 }
 

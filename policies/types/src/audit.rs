@@ -146,6 +146,9 @@ pub struct Record {
     /// Id of the approval.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub approval: Option<String>,
+    /// Who approved it, by name.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub approved_by: Vec<String>,
 }
 
 impl Record {
@@ -181,6 +184,7 @@ impl Record {
             latency_us: None,
             bytes: None,
             approval: None,
+            approved_by: Vec::new(),
         }
     }
 }

@@ -1,5 +1,6 @@
 //! What the control service, its sidecars and its clients say to each other: JSON over HTTP below `/v1`.
 
+pub mod approvals;
 pub mod keys;
 pub mod records;
 
