@@ -412,10 +412,12 @@ async fn post_plain(sidecar: &Sidecar, url: &str) -> u16 {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_sidecar_that_stops_tells_those_who_wait() {
-    let (service, mut sidecar, tool) = scene("writer", "holdSeconds: 60").await;
+    let (service, mut sidecar, tool) = scene("writer", "holdSeconds: 300").await;
     let path = path();
     let url = format!("{}{path}", tool.url());
-    let waiting = async { client::absolute(&sidecar, "POST", &url, &[], "1").await };
+    let call = client::absolute(&sidecar, "POST", &url, &[], "1");
+    let waiting =
+        async { tokio::time::timeout(Duration::from_secs(15), call).await.expect("an answer at once") };
     let stopping = async {
         let id = pending(&service).await;
         sidecar.signal("TERM");

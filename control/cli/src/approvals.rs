@@ -236,7 +236,7 @@ fn tally(approval: &Approval) -> String {
 
 /// All of one approval, the request as it would be sent at its end.
 fn whole(approval: &Approval) -> String {
-    let chain = || [approval.chain.as_slice(), &[approval.agent.clone()]].concat().join(" > ");
+    let chain = || [approval.chain.as_slice(), std::slice::from_ref(&approval.agent)].concat().join(" > ");
     let mut facts = vec![
         ("Id", approval.id.clone()),
         ("State", tally(approval)),
