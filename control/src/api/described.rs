@@ -215,7 +215,7 @@ fn approvals() -> Vec<Described> {
     let standing = json!({ "id": "01a2b3c4", "state": "pending" });
     let approval = json!({
         "id": "01a2b3c4", "tenant": "acme", "agent": "cleaner", "chain": [], "state": "pending", "rule": "floor/ask-first",
-        "reason": "it destroys data", "point": "tool.call", "topic": "job.crm.acme.com.delete", "method": "DELETE",
+        "reason": "it destroys data", "point": "tool.call", "topic": "job.crm.acme.com.delete", "method": "DELETE", "scheme": "https",
         "host": "crm.acme.com", "path": "/customers/4", "created": TIME, "expires": TIME, "quorum": 1, "votes": [],
     });
     vec![
