@@ -11,14 +11,15 @@ use axum::middleware::Next;
 use axum::response::Response;
 use axum::routing::{MethodRouter, delete, get, post};
 use axum::{Extension, Json, Router, middleware};
-use http::{Method, header};
+use http::{HeaderMap, Method, header};
 use serde::de::DeserializeOwned;
 use sideguard_runtime::clock;
 use sideguard_store::Store;
 
 use crate::error::Failure;
 use crate::feed::Waiting;
-use crate::keys::{self, Principal, Role};
+use crate::keys::{Principal, Role};
+use crate::known::Known;
 use crate::signer::Signer;
 
 /// Longest body of a request.
@@ -30,6 +31,7 @@ pub(crate) struct Control {
     pub(crate) store: Store,
     pub(crate) signer: Signer,
     pub(crate) waiting: Arc<Waiting>,
+    pub(crate) known: Arc<Known>,
 }
 
 /// Who may use a route.
@@ -49,7 +51,7 @@ enum Access {
     Owners,
 }
 
-type Routes = [(Method, &'static str, Access, fn() -> MethodRouter<Arc<Control>>); 18];
+type Routes = [(Method, &'static str, Access, fn() -> MethodRouter<Arc<Control>>); 20];
 
 /// Every route.
 fn routes() -> Routes {
@@ -60,6 +62,8 @@ fn routes() -> Routes {
         (Method::GET, "/version", Open, || get(fleet::version)),
         (Method::POST, "/v1/enrol", Token, || post(fleet::enrol)),
         (Method::GET, "/v1/feed", Sidecars, || get(fleet::feed)),
+        (Method::GET, "/v1/feed/stream", Sidecars, || get(fleet::feed_stream)),
+        (Method::POST, "/v1/leave", Sidecars, || post(fleet::leave)),
         (Method::POST, "/v1/report", Sidecars, || post(fleet::report)),
         (Method::GET, "/v1/sidecars", People, || get(fleet::sidecars)),
         (Method::POST, "/v1/tokens", Operators, || post(fleet::token)),
@@ -102,13 +106,8 @@ async fn guard(
     next: Next,
 ) -> Result<Response, Failure> {
     if !matches!(access, Access::Open | Access::Token) {
-        let key = request
-            .headers()
-            .get(header::AUTHORIZATION)
-            .and_then(|value| value.to_str().ok())
-            .and_then(|value| value.strip_prefix("Bearer "))
-            .ok_or(Failure::Unauthenticated)?;
-        let who = keys::whose(&control.store, clock::now(), key.trim()).await?;
+        let key = bearer(request.headers()).ok_or(Failure::Unauthenticated)?;
+        let who = control.known.whose(&control.store, clock::now(), key).await?;
         let may = match access {
             Access::Open | Access::Token => true,
             Access::Sidecars => who.role == Role::Sidecar,
@@ -122,6 +121,11 @@ async fn guard(
         request.extensions_mut().insert(who);
     }
     Ok(next.run(request).await)
+}
+
+/// The key that a request brings.
+fn bearer(headers: &HeaderMap) -> Option<&str> {
+    headers.get(header::AUTHORIZATION)?.to_str().ok()?.strip_prefix("Bearer ").map(str::trim)
 }
 
 /// Whoever makes a request; there for every route that is not open.
@@ -173,7 +177,9 @@ mod tests {
         let store = Store::open_embedded(dir.path()).await.expect("a store");
         let now = clock::now();
         let signer = Signer::open(&store, now).await.expect("a key");
-        let control = Arc::new(Control { store, signer, waiting: Arc::new(Waiting::new()) });
+        let waiting = Arc::new(Waiting::new());
+        waiting.look(&store).await.expect("a look");
+        let control = Arc::new(Control { store, signer, waiting, known: Arc::default() });
         let router = router(Arc::clone(&control));
         let mut keys = Vec::new();
         for (role, tenant) in [

@@ -1,9 +1,7 @@
 //! The composition root: opens the store, makes what is missing, serves.
 
-use std::fs::OpenOptions;
-use std::io::Write;
 use std::net::SocketAddr;
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -16,7 +14,8 @@ use tokio::sync::watch;
 use crate::api::{self, Control};
 use crate::error::Failure;
 use crate::feed::Waiting;
-use crate::keys::{self, Principal, Role};
+use crate::known::Known;
+use crate::operator::{self, NoKey};
 use crate::signer::Signer;
 
 /// Name of the file with the first operator's key, in the state directory.
@@ -58,7 +57,8 @@ pub struct Running {
     operator_key: PathBuf,
     stop: watch::Sender<bool>,
     serving: tokio::task::JoinHandle<std::io::Result<()>>,
-    following: tasks::Owned,
+    following: Vec<tasks::Owned>,
+    waiting: Arc<Waiting>,
 }
 
 /// Starts the service: `state` is its directory.
@@ -80,7 +80,10 @@ pub async fn start(spec: &ControlSpec, state: &Path) -> Result<Running, StartErr
     let now = clock::now();
     let signer = Signer::open(&store, now).await?;
     let operator_key = state.join(OPERATOR_KEY);
-    first_operator(&store, &operator_key).await?;
+    operator::ensure(&store, now, &operator_key).await.map_err(|error| match error {
+        NoKey::Kept(failure) => StartError::Kept(failure),
+        NoKey::File(source) => StartError::State { path: operator_key.clone(), source },
+    })?;
     let waiting = Arc::new(Waiting::new());
     waiting.look(&store).await?;
     let listener = TcpListener::bind(listen)
@@ -88,31 +91,28 @@ pub async fn start(spec: &ControlSpec, state: &Path) -> Result<Running, StartErr
         .map_err(|source| StartError::Listen { address: listen.to_owned(), source })?;
     let address =
         listener.local_addr().map_err(|source| StartError::Listen { address: listen.to_owned(), source })?;
-    let control = Arc::new(Control { store: store.clone(), signer, waiting: Arc::clone(&waiting) });
+    let known = Arc::new(Known::default());
+    let control = Arc::new(Control {
+        store: store.clone(),
+        signer,
+        waiting: Arc::clone(&waiting),
+        known: Arc::clone(&known),
+    });
     let (stop, mut stopped) = watch::channel(false);
     let serve = axum::serve(listener, api::router(control)).with_graceful_shutdown(async move {
         // The sender lives as long as the service.
         let _ = stopped.wait_for(|stopped| *stopped).await;
     });
     let serving = tasks::spawn("control", async move { serve.await });
-    let following = tasks::Owned::new(&tasks::spawn("follow", waiting.follow(store.clone())));
-    let known =
+    let following = vec![
+        tasks::Owned::new(&tasks::spawn("follow", Arc::clone(&waiting).follow(store.clone()))),
+        tasks::Owned::new(&tasks::spawn("known", known.follow(store.clone()))),
+    ];
+    let told =
         [("control", format!("http://{address}")), ("operator_key_file", operator_key.display().to_string())];
-    ports::announce(state, &known)
+    ports::announce(state, &told)
         .map_err(|source| StartError::State { path: state.join(ports::FILE), source })?;
-    Ok(Running { state: state.to_owned(), store, address, operator_key, stop, serving, following })
-}
-
-/// Makes the first operator's key when the file with it is not there.
-async fn first_operator(store: &Store, path: &Path) -> Result<(), StartError> {
-    let failed = |source| StartError::State { path: path.to_owned(), source };
-    if path.try_exists().map_err(failed)? {
-        return Ok(());
-    }
-    let operator = Principal { name: "operator".to_owned(), role: Role::Operator, tenant: None };
-    let key = keys::make(store, clock::now(), &operator).await?;
-    let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(path).map_err(failed)?;
-    file.write_all(format!("{key}\n").as_bytes()).map_err(failed)
+    Ok(Running { state: state.to_owned(), store, address, operator_key, stop, serving, following, waiting })
 }
 
 impl Running {
@@ -131,6 +131,7 @@ impl Running {
     /// Stops: takes no new requests, lets those under way end within a moment, closes the store.
     pub async fn stop(self) {
         self.stop.send_replace(true);
+        self.waiting.close();
         // Questions of sidecars are held for long: they ask again elsewhere.
         let _ = tokio::time::timeout(std::time::Duration::from_secs(1), self.serving).await;
         drop(self.following);

@@ -6,8 +6,9 @@
 
 mod texts;
 
-use std::collections::{BTreeMap, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet};
 
+use futures_util::{StreamExt, TryStreamExt, stream};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 use sideguard_policy::compile;
@@ -23,6 +24,8 @@ use crate::signer::hex;
 
 /// Most objects of one set.
 const MOST: usize = 20_000;
+/// Texts that are read at once.
+const AT_ONCE: usize = 64;
 /// Edits in one write of texts.
 const BATCH: usize = 200;
 
@@ -76,14 +79,25 @@ fn text_key(hash: &str) -> Result<sideguard_store::key::Key, Failure> {
     own_key(&format!("texts/{hash}"))
 }
 
+/// Number of the generation in force; zero before the first.
+pub(crate) async fn number(store: &Store, now: Timestamp) -> Result<u64, Failure> {
+    Ok(at_head(store, now).await?.map_or(0, |(number, _)| number))
+}
+
+async fn at_head(store: &Store, now: Timestamp) -> Result<Option<(u64, Revision)>, Failure> {
+    let at = own_key("head")?;
+    let Some(document) = store.documents.get(now, &at).await? else { return Ok(None) };
+    let number = std::str::from_utf8(&document.value).ok().and_then(|text| text.parse().ok());
+    Ok(Some((number.ok_or_else(|| broken(&at))?, document.revision)))
+}
+
 /// The generation in force; an empty one, number zero, before the first.
 pub(crate) async fn head(store: &Store, now: Timestamp) -> Result<Head, Failure> {
-    let at = own_key("head")?;
-    let Some(document) = store.documents.get(now, &at).await? else {
+    let Some((number, revision)) = at_head(store, now).await? else {
         let told = Generation {
             number: 0,
             digest: digest(&[]),
-            time: now,
+            time: Timestamp(0),
             by: String::new(),
             verb: String::new(),
             objects: 0,
@@ -91,11 +105,7 @@ pub(crate) async fn head(store: &Store, now: Timestamp) -> Result<Head, Failure>
         };
         return Ok(Head { kept: Kept { told, entries: Vec::new() }, revision: None });
     };
-    let number: u64 = std::str::from_utf8(&document.value)
-        .ok()
-        .and_then(|text| text.parse().ok())
-        .ok_or_else(|| broken(&at))?;
-    Ok(Head { kept: generation(store, now, number).await?, revision: Some(document.revision) })
+    Ok(Head { kept: generation(store, now, number).await?, revision: Some(revision) })
 }
 
 /// One generation.
@@ -108,13 +118,15 @@ pub(crate) async fn generation(store: &Store, now: Timestamp, number: u64) -> Re
 
 /// The texts of objects, in order.
 pub(crate) async fn texts(store: &Store, now: Timestamp, entries: &[Entry]) -> Result<Vec<String>, Failure> {
-    let mut texts = Vec::with_capacity(entries.len());
-    for entry in entries {
-        let at = text_key(&entry.text)?;
-        let document = store.documents.get(now, &at).await?.ok_or_else(|| broken(&at))?;
-        texts.push(String::from_utf8(document.value.to_vec()).map_err(|_| broken(&at))?);
-    }
-    Ok(texts)
+    let one = |entry: &Entry| {
+        let at = text_key(&entry.text);
+        async move {
+            let at = at?;
+            let document = store.documents.get(now, &at).await?.ok_or_else(|| broken(&at))?;
+            String::from_utf8(document.value.to_vec()).map_err(|_| broken(&at))
+        }
+    };
+    stream::iter(entries.iter().map(one)).buffered(AT_ONCE).try_collect().await
 }
 
 /// An object with its text.
@@ -300,14 +312,16 @@ async fn validate(
     entries: &[Entry],
     fresh: &BTreeMap<String, String>,
 ) -> Result<(), Failure> {
-    let mut sources = Vec::with_capacity(entries.len());
-    for entry in entries {
-        let text = match fresh.get(&entry.text) {
-            Some(text) => text.clone(),
-            None => texts(store, now, std::slice::from_ref(entry)).await?.pop().unwrap_or_default(),
-        };
-        sources.push(Source::new(file(&entry.name), text));
-    }
+    let (given, kept): (Vec<_>, Vec<_>) =
+        entries.iter().cloned().partition(|entry| fresh.contains_key(&entry.text));
+    let mut known: HashMap<&Name, String> = HashMap::new();
+    known.extend(kept.iter().map(|entry| &entry.name).zip(texts(store, now, &kept).await?));
+    known.extend(given.iter().filter_map(|entry| Some((&entry.name, fresh.get(&entry.text)?.clone()))));
+    // In the order of the set, whichever texts are new.
+    let sources: Vec<Source> = entries
+        .iter()
+        .filter_map(|entry| Some(Source::new(file(&entry.name), known.remove(&entry.name)?)))
+        .collect();
     // Thousands of rules take a while: not on a thread that serves others.
     let checked = tokio::task::spawn_blocking(move || {
         let loaded = source::load(&sources);

@@ -30,6 +30,9 @@ pub enum Failure {
     /// The store is away or broken.
     #[error("the store cannot be used now")]
     Store(#[from] StoreError),
+    /// This replica does not know what is in force, as it has not heard of the store for a while.
+    #[error("this replica cannot say what is in force now: ask another one, or later")]
+    Unsure,
     /// The store holds what this version did not write.
     #[error("the store holds something unreadable at `{0}`")]
     Broken(String),
@@ -44,7 +47,9 @@ impl Failure {
             Self::Conflict(_) => (StatusCode::CONFLICT, "conflict"),
             Self::Invalid(_) => (StatusCode::BAD_REQUEST, "invalid"),
             Self::Findings(_) => (StatusCode::UNPROCESSABLE_ENTITY, "findings"),
-            Self::Store(_) | Self::Broken(_) => (StatusCode::SERVICE_UNAVAILABLE, "store_unavailable"),
+            Self::Store(_) | Self::Broken(_) | Self::Unsure => {
+                (StatusCode::SERVICE_UNAVAILABLE, "store_unavailable")
+            }
         }
     }
 }

@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
-use sideguard_store::documents::Expect;
+use sideguard_store::documents::{Edit, Expect};
 use sideguard_store::key::Key;
 use sideguard_store::{Store, StoreError};
 use sideguard_types::control::{Enrolled, Token, TokenRequest};
@@ -49,6 +49,11 @@ impl Principal {
     pub(crate) fn reaches(&self, tenant: &str) -> bool {
         self.tenant.as_deref().is_none_or(|own| own == tenant)
     }
+
+    /// The tenant that a sidecar's key is for.
+    pub(crate) fn sidecars_tenant(&self) -> &str {
+        self.tenant.as_deref().unwrap_or("default")
+    }
 }
 
 /// An enrolment token as it is kept.
@@ -58,7 +63,8 @@ struct Kept {
     agent: Option<String>,
 }
 
-fn hash(secret: &str) -> String {
+/// What a key or token is kept as.
+pub(crate) fn hash(secret: &str) -> String {
     hex(&Sha256::digest(secret.as_bytes()))
 }
 
@@ -66,12 +72,21 @@ fn secret(prefix: &str) -> String {
     format!("{prefix}{}", sideguard_runtime::id::token(32))
 }
 
+/// A key that nobody has yet.
+pub(crate) fn fresh() -> String {
+    secret("sgk_")
+}
+
+/// The edit that makes a key somebody's.
+pub(crate) fn edit(key: &str, principal: &Principal) -> Result<Edit, Failure> {
+    let value = serde_json::to_vec(principal).map_err(|error| Failure::Invalid(error.to_string()))?;
+    Ok(Edit::put(own_key(&format!("keys/{}", hash(key)))?, value.into(), Expect::Absent))
+}
+
 /// Makes a key.
 pub(crate) async fn make(store: &Store, now: Timestamp, principal: &Principal) -> Result<String, Failure> {
-    let key = secret("sgk_");
-    let value = serde_json::to_vec(principal).map_err(|error| Failure::Invalid(error.to_string()))?;
-    let at = own_key(&format!("keys/{}", hash(&key)))?;
-    store.documents.put(now, &at, value.into(), Expect::Absent, None).await?;
+    let key = fresh();
+    store.documents.put_all(now, vec![edit(&key, principal)?]).await?;
     Ok(key)
 }
 

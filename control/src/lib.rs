@@ -13,6 +13,8 @@ mod error;
 mod feed;
 mod keys;
 mod kills;
+mod known;
+mod operator;
 mod registry;
 mod signer;
 

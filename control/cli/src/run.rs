@@ -15,7 +15,7 @@ use std::time::Duration;
 use anyhow::{Context, bail};
 use clap::ValueEnum;
 use sideguard_policy::source::Source;
-use sideguard_proxy::app::{self, StartError};
+use sideguard_proxy::app::{self, Running, StartError};
 use sideguard_proxy::config::ConfigError;
 use sideguard_proxy::feed;
 use sideguard_proxy::ports::Ports;
@@ -228,14 +228,14 @@ async fn under_sidecar(
             Ok(started) => started.wait().await,
             Err(status) => status,
         };
-        running.stop(DRAIN, std::future::pending()).await;
+        stop(running, arguments).await;
         return Ok(status);
     };
     let running = app::start(spec, state, given, Ports::Inside(inside), summary).await?;
     let own = identity(state);
     let (status, dropped) = space.run(&arguments.command, state, running.authority()).await?;
     running.dropped(dropped);
-    running.stop(DRAIN, std::future::pending()).await;
+    stop(running, arguments).await;
     if identity(state) != own {
         eprintln!(
             "sideguard: `{}` was moved while the command ran: do not trust what is there now",
@@ -243,6 +243,15 @@ async fn under_sidecar(
         );
     }
     Ok(status)
+}
+
+/// A state directory that was made for this run alone is never enrolled again: the key in it ends.
+async fn stop(running: Running, arguments: &Arguments) {
+    if arguments.state.is_none() {
+        running.stop_for_good(DRAIN, std::future::pending()).await;
+    } else {
+        running.stop(DRAIN, std::future::pending()).await;
+    }
 }
 
 /// How the sidecar comes into the fleet at `url`: by the given token, or by one that the key which is known here gets.

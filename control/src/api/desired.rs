@@ -57,7 +57,7 @@ async fn change(
     wish: Wish,
 ) -> Result<Json<Applied>, Failure> {
     let applied = desired::change(&control.store, clock::now(), who, wish).await?;
-    control.waiting.look(&control.store).await?;
+    control.waiting.look_after(&control.store).await;
     Ok(Json(applied))
 }
 

@@ -3,11 +3,13 @@
 use std::sync::Arc;
 
 use axum::extract::{Query, State};
+use axum::response::IntoResponse;
 use axum::{Extension, Json};
-use http::StatusCode;
+use http::{HeaderMap, HeaderName, StatusCode, header};
 use serde::Deserialize;
 use serde_json::{Value, json};
 use sideguard_runtime::clock;
+use sideguard_types::control::feed::{Beat, Has, Leave};
 use sideguard_types::control::{
     Enrol, Enrolled, Feed, Kill, Page, Report, Scope, Sidecar, Token, TokenRequest,
 };
@@ -15,7 +17,7 @@ use sideguard_types::control::{
 use super::{Body, Control, Who};
 use crate::error::Failure;
 use crate::keys::{self, Principal};
-use crate::{desired, kills, registry};
+use crate::{feed, kills, registry};
 
 pub(super) async fn healthy() -> &'static str {
     "ok\n"
@@ -38,30 +40,52 @@ pub(super) async fn enrol(
     keys::enrol(&control.store, clock::now(), &token, &sidecar, signer).await.map(Json)
 }
 
-#[derive(Deserialize)]
-pub(super) struct Has {
-    #[serde(default)]
-    generation: u64,
-    #[serde(default)]
-    kills: u64,
-}
-
 pub(super) async fn feed(
     State(control): State<Arc<Control>>,
     Extension(who): Who,
     Query(has): Query<Has>,
 ) -> Result<Json<Feed>, Failure> {
-    let tenant = who.tenant.as_deref().unwrap_or("default");
-    let Control { store, signer, waiting } = &*control;
-    waiting.wait(store, signer, tenant, has.generation, has.kills).await.map(Json)
+    let Control { store, signer, waiting, .. } = &*control;
+    waiting.wait(store, signer, who.sidecars_tenant(), &has).await.map(Json)
 }
 
+pub(super) async fn feed_stream(
+    State(control): State<Arc<Control>>,
+    Extension(who): Who,
+    Query(has): Query<Has>,
+) -> impl IntoResponse {
+    let stream = feed::stream(control, who.sidecars_tenant().to_owned(), has);
+    let told = [
+        (header::CONTENT_TYPE, "text/event-stream"),
+        (header::CACHE_CONTROL, "no-store"),
+        // What nginx heeds: an event that waits in a buffer is none.
+        (HeaderName::from_static("x-accel-buffering"), "no"),
+    ];
+    (told, axum::body::Body::from_stream(stream))
+}
+
+/// Answered with what is in force, signed with the report's nonce.
 pub(super) async fn report(
     State(control): State<Arc<Control>>,
     Extension(who): Who,
-    Body(report): Body<Report>,
-) -> Result<StatusCode, Failure> {
+    Body(mut report): Body<Report>,
+) -> Result<Json<Option<Beat>>, Failure> {
+    let nonce = std::mem::take(&mut report.nonce);
     registry::heard(&control.store, clock::now(), &who, report).await?;
+    Ok(Json(control.waiting.beat(&control.signer, who.sidecars_tenant(), &nonce)))
+}
+
+pub(super) async fn leave(
+    State(control): State<Arc<Control>>,
+    Extension(who): Who,
+    headers: HeaderMap,
+    Body(Leave { forget }): Body<Leave>,
+) -> Result<StatusCode, Failure> {
+    let key = super::bearer(&headers).filter(|_| forget);
+    registry::left(&control.store, clock::now(), &who, key).await?;
+    if let Some(key) = key {
+        control.known.forget(key);
+    }
     Ok(StatusCode::NO_CONTENT)
 }
 
@@ -77,10 +101,8 @@ pub(super) async fn sidecars(
     Query(Which { after, tenant }): Query<Which>,
 ) -> Result<Json<Page<Sidecar>>, Failure> {
     let now = clock::now();
-    let head = desired::head(&control.store, now).await?.kept.told.number;
-    let mut page = registry::list(&control.store, now, &who, head, after.as_deref()).await?;
-    page.items.retain(|sidecar| tenant.as_ref().is_none_or(|tenant| *tenant == sidecar.tenant));
-    Ok(Json(page))
+    let head = control.waiting.number();
+    registry::list(&control.store, now, &who, head, tenant.as_deref(), after.as_deref()).await.map(Json)
 }
 
 pub(super) async fn token(
@@ -144,7 +166,7 @@ pub(super) async fn kill(
     may_stop(&who, &scope)?;
     let kill = Kill { scope, reason, by: who.name, time: clock::now() };
     kills::on(&control.store, clock::now(), &kill).await?;
-    control.waiting.look(&control.store).await?;
+    control.waiting.look_after(&control.store).await;
     Ok(Json(kill))
 }
 
@@ -161,6 +183,6 @@ pub(super) async fn unkill(
     let scope = scope(&text)?;
     may_stop(&who, &scope)?;
     kills::off(&control.store, clock::now(), &scope).await?;
-    control.waiting.look(&control.store).await?;
+    control.waiting.look_after(&control.store).await;
     Ok(StatusCode::NO_CONTENT)
 }

@@ -2,6 +2,7 @@
 //! the environment, and serves health and metrics. It knows nothing of calls or policy.
 
 pub mod admin;
+pub mod chance;
 pub mod clock;
 pub mod drain;
 pub mod environment;

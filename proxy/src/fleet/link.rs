@@ -1,0 +1,109 @@
+//! The way to control: enrolment, sessions one after another, reports, and the farewell.
+
+use std::fs;
+use std::sync::Arc;
+use std::time::Duration;
+
+use sideguard_client::{Client, ClientError};
+use sideguard_runtime::chance;
+use sideguard_runtime::clock::Stopwatch;
+use sideguard_runtime::secret::Secret;
+use sideguard_types::control::feed::Leave;
+use sideguard_types::control::{Enrol, Enrolled};
+
+use super::follow::{self, Way};
+use super::{Fleet, kept, report};
+use crate::app::Sidecar;
+
+/// How often a sidecar reports when nothing changes.
+const REPORT: Duration = Duration::from_secs(5);
+/// Reports that follow a change come within this time: a whole fleet's are not to come at once.
+const SPREAD: Duration = Duration::from_millis(250);
+/// First pause after control could not be reached; it doubles up to [`LONGEST_PAUSE`]. Each is cut short by chance.
+const PAUSE: Duration = Duration::from_millis(200);
+const LONGEST_PAUSE: Duration = Duration::from_secs(5);
+
+/// Nothing: a session ends in an error or not at all.
+pub(super) enum Never {}
+
+/// Belongs to the fleet until the task is dropped.
+pub(crate) async fn belong(sidecar: Arc<Sidecar>) {
+    let Some(fleet) = &sidecar.fleet else { return };
+    let mut pause = PAUSE;
+    loop {
+        let since = Stopwatch::start();
+        match session(&sidecar, fleet).await {
+            Ok(never) => match never {},
+            Err(error) => tracing::warn!(%error, "control is out of reach"),
+        }
+        if since.elapsed() > LONGEST_PAUSE {
+            pause = PAUSE;
+        }
+        tokio::time::sleep(chance::within(pause)).await;
+        pause = (pause * 2).min(LONGEST_PAUSE);
+    }
+}
+
+async fn session(sidecar: &Arc<Sidecar>, fleet: &Fleet) -> Result<Never, String> {
+    let told = |error: ClientError| error.to_string();
+    let client = Client::new(&fleet.rules.url, None, None).map_err(told)?.anywhere();
+    let identity = enrolled(fleet, &client).await?;
+    fleet.tenant.store(Arc::new(identity.tenant.clone()));
+    let client = client.with_key(&Secret::new(identity.key.clone())).map_err(told)?;
+    let way = Way { sidecar, fleet, client: &client, identity: &identity };
+    tokio::try_join!(follow::follow(way), tell(sidecar, fleet, &client, &identity)).map(|(never, _)| never)
+}
+
+/// Who this sidecar is, from enrolment or from earlier.
+async fn enrolled(fleet: &Fleet, client: &Client) -> Result<Enrolled, String> {
+    if let Some(known) = kept::identity(&fleet.state)? {
+        return Ok(known);
+    }
+    let token = fleet
+        .rules
+        .token
+        .as_ref()
+        .ok_or("`control.token` is needed to enrol: `sideguard token` makes one")?;
+    let text =
+        fs::read_to_string(&token.file).map_err(|error| format!("`{}`: {error}", token.file.display()))?;
+    let ask = Enrol { token: text.trim().to_owned(), sidecar: fleet.sidecar.clone() };
+    let identity = client.enrol(&ask).await.map_err(|error| format!("enrolment: {error}"))?;
+    kept::keep_identity(&fleet.state, &identity)?;
+    Ok(identity)
+}
+
+/// Tells control how this sidecar stands.
+async fn tell(
+    sidecar: &Arc<Sidecar>,
+    fleet: &Fleet,
+    client: &Client,
+    identity: &Enrolled,
+) -> Result<Never, String> {
+    loop {
+        let (report, asked) = (report(sidecar, fleet), Stopwatch::start());
+        // The feed notices whether control is there; a store that is away for a moment does not end it.
+        match client.report(&report).await {
+            Ok(Some(beat)) => fleet.beat(identity, &beat, &report.nonce, asked),
+            Ok(None) => {}
+            Err(ClientError::Refused(problem)) if problem.status >= 500 => {
+                tracing::warn!(error = problem.detail, "control takes no report now");
+            }
+            Err(error) => return Err(error.to_string()),
+        }
+        tokio::select! {
+            () = fleet.changed.notified() => tokio::time::sleep(chance::within(SPREAD)).await,
+            () = tokio::time::sleep(REPORT) => {}
+        }
+    }
+}
+
+/// Says farewell. With `forget` the key ends too.
+pub(crate) async fn leave(sidecar: &Sidecar, forget: bool) {
+    let Some(fleet) = &sidecar.fleet else { return };
+    let Ok(Some(identity)) = kept::identity(&fleet.state) else { return };
+    let client = Client::new(&fleet.rules.url, Some(Secret::new(identity.key)), None);
+    let Ok(client) = client else { return };
+    if let Err(error) = client.leave(&Leave { forget }).await {
+        tracing::warn!(%error, "control has not heard the farewell: it will count this sidecar as lost");
+    }
+}
