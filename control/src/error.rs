@@ -27,8 +27,12 @@ pub enum Failure {
     /// The resulting set of objects is wrong; every error with its place.
     #[error("the resulting set of objects is not valid: nothing has changed")]
     Findings(Vec<String>),
-    /// The store is away or broken.
-    #[error("the store cannot be used now")]
+    /// The store is away or broken. What was sent to one that is away can have been done.
+    #[error("{}", match .0 {
+        StoreError::Away { .. } => "the store does not answer: what was asked for may or may not have been done, \
+            and can be asked for again",
+        _ => "the store cannot be used now",
+    })]
     Store(#[from] StoreError),
     /// This replica does not know what is in force, as it has not heard of the store for a while.
     #[error("this replica cannot say what is in force now: ask another one, or later")]

@@ -23,18 +23,21 @@ use sideguard_policy::source::Source;
 use sideguard_runtime::clock::{self, Stopwatch};
 use sideguard_types::call::{Caller, Verb};
 use sideguard_types::control::feed::{Beat, Has};
-use sideguard_types::control::{Enrolled, Kills, Refused, Report, Signed};
+use sideguard_types::control::{Enrolled, Kills, Lately, Refused, Report, Signed};
 use sideguard_types::refusal::{Code, Refusal};
 use sideguard_types::resource::Control;
 use sideguard_types::time::Timestamp;
 use tokio::sync::Notify;
 
 use crate::app::Sidecar;
+use crate::metrics::Counts;
 
 pub(crate) use link::{belong, leave};
 
 /// Bytes of chance in a nonce.
 const NONCE: usize = 16;
+/// The shortest time that rates are taken over.
+const WINDOW: Duration = Duration::from_secs(4);
 /// How often it is kept when control was heard of.
 const KEEP_HEARD: Duration = Duration::from_secs(1);
 
@@ -55,6 +58,7 @@ pub(crate) struct Fleet {
     heard: Mutex<Heard>,
     /// The tenant that it is enrolled for.
     tenant: ArcSwap<String>,
+    recent: Mutex<Recent>,
     /// Told when there is something to report.
     changed: Notify,
 }
@@ -65,6 +69,33 @@ struct NotTaken {
     told: Refused,
     /// Whether it was control's at all.
     signed: bool,
+}
+
+/// What was counted a few seconds ago.
+#[derive(Debug, Default)]
+struct Recent {
+    begun: Option<(Stopwatch, Counts)>,
+    last: Lately,
+}
+
+impl Recent {
+    /// What came to the counts of a few seconds ago.
+    fn see(&mut self, now: &Counts) -> Lately {
+        match &self.begun {
+            Some((since, before)) if since.elapsed() >= WINDOW => {
+                self.last = Lately {
+                    millis: since.micros() / 1_000,
+                    calls: now.calls.saturating_sub(before.calls),
+                    denied: now.denied.saturating_sub(before.denied),
+                    tokens: now.tokens.saturating_sub(before.tokens),
+                };
+                self.begun = Some((Stopwatch::start(), *now));
+            }
+            Some(_) => {}
+            None => self.begun = Some((Stopwatch::start(), *now)),
+        }
+        self.last
+    }
 }
 
 /// When control was heard of.
@@ -94,6 +125,7 @@ impl Fleet {
             kills: ArcSwap::default(),
             heard: Mutex::new(Heard { before: Timestamp(0), since: None, kept: None }),
             tenant: ArcSwap::default(),
+            recent: Mutex::default(),
             changed: Notify::new(),
         };
         if let Some(identity) = kept::identity(state)? {
@@ -221,6 +253,7 @@ impl Fleet {
 
 fn report(sidecar: &Sidecar, fleet: &Fleet) -> Report {
     let counts = sidecar.metrics.counts();
+    let lately = fleet.recent.lock().see(&counts);
     Report {
         agents: sidecar.agents().iter().map(|agent| agent.agent.clone()).collect(),
         version: env!("CARGO_PKG_VERSION").to_owned(),
@@ -232,7 +265,91 @@ fn report(sidecar: &Sidecar, fleet: &Fleet) -> Report {
         denied: counts.denied,
         tokens: counts.tokens,
         cost: counts.cost,
+        lately,
         breakers: sidecar.unhealthy_breakers(),
         nonce: sideguard_runtime::id::token(NONCE),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use ed25519_dalek::{Signer, SigningKey};
+    use sideguard_runtime::clock::Stopwatch;
+    use sideguard_types::control::feed::Beat;
+    use sideguard_types::control::{Enrolled, Signed};
+    use sideguard_types::resource::Control;
+    use sideguard_types::time::Timestamp;
+
+    use super::Fleet;
+
+    const OLD: Duration = Duration::from_secs(1_000);
+
+    fn hex(bytes: &[u8]) -> String {
+        bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+    }
+
+    fn enrolled(key: &SigningKey) -> Enrolled {
+        let signer = hex(key.verifying_key().as_bytes());
+        Enrolled { key: String::new(), tenant: "acme".to_owned(), agent: None, signer }
+    }
+
+    fn signed(key: &SigningKey, beat: Beat) -> Beat {
+        let signature = hex(&key.sign(&beat.message()).to_bytes());
+        Beat { signature, ..beat }
+    }
+
+    #[test]
+    fn only_controls_own_word_on_what_is_here_counts_as_fresh() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let (own, other) = (SigningKey::from_bytes(&[1; 32]), SigningKey::from_bytes(&[2; 32]));
+        let good = Beat {
+            tenant: "acme".to_owned(),
+            generation: 7,
+            since: Timestamp(70),
+            kills: 0,
+            nonce: "n".to_owned(),
+            time: Timestamp(80),
+            signature: String::new(),
+        };
+        let heard = |key: &SigningKey, beat: Beat, nonce: &str| {
+            let rules = Control::new("http://control".to_owned(), None);
+            let fleet = Fleet::open(rules, dir.path(), "sc".to_owned()).expect("a fleet");
+            fleet.in_force(&Signed {
+                tenant: "acme".to_owned(),
+                number: 7,
+                time: Timestamp(70),
+                documents: Vec::new(),
+                signature: String::new(),
+            });
+            fleet.beat(&enrolled(&own), &signed(key, beat), nonce, Stopwatch::start());
+            (fleet.silent() < OLD, fleet.refused.lock().is_some())
+        };
+        assert_eq!(heard(&own, good.clone(), "n"), (true, false));
+        assert_eq!(heard(&other, good.clone(), "n"), (false, false), "another's word");
+        assert_eq!(heard(&own, good.clone(), "m"), (false, false), "an answer to an earlier question");
+        let elsewhere = Beat { tenant: "umbrella".to_owned(), ..good.clone() };
+        assert_eq!(heard(&own, elsewhere, "n"), (false, false), "another tenant's");
+        let newer = Beat { generation: 8, ..good.clone() };
+        assert_eq!(heard(&own, newer, "n"), (false, false), "a generation is held back");
+        let stopped = Beat { kills: 9, ..good.clone() };
+        assert_eq!(heard(&own, stopped, "n"), (false, false), "a kill switch is held back");
+        let forked = Beat { since: Timestamp(71), ..good };
+        assert_eq!(heard(&own, forked, "n"), (true, true), "another generation of the same number");
+    }
+
+    #[test]
+    fn what_was_heard_only_gets_younger() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let rules = Control::new("http://control".to_owned(), None);
+        let fleet = Fleet::open(rules, dir.path(), "sc".to_owned()).expect("a fleet");
+        let early = Stopwatch::start();
+        std::thread::sleep(Duration::from_millis(5));
+        let late = Stopwatch::start();
+        fleet.hear(late);
+        fleet.hear(early);
+        assert!(fleet.silent() <= late.elapsed());
+        assert!(early.later(OLD).elapsed() < OLD, "not after now");
     }
 }

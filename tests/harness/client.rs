@@ -252,7 +252,25 @@ pub async fn absolute(
     headers: &[(&str, &str)],
     body: impl Into<Bytes>,
 ) -> Reply {
-    let tcp = TcpStream::connect(sidecar.outbound()).await.expect("the outbound port");
+    absolute_to(sidecar.outbound(), method, url, headers, body).await
+}
+
+/// The status of the reply to a request without a body, at a sidecar's outbound port.
+///
+/// # Panics
+/// When there is no reply.
+pub async fn absolute_at(outbound: SocketAddr, method: &str, url: &str) -> u16 {
+    absolute_to(outbound, method, url, &[], "").await.status
+}
+
+async fn absolute_to(
+    outbound: SocketAddr,
+    method: &str,
+    url: &str,
+    headers: &[(&str, &str)],
+    body: impl Into<Bytes>,
+) -> Reply {
+    let tcp = TcpStream::connect(outbound).await.expect("the outbound port");
     let uri: http::Uri = url.parse().expect("a URL");
     let host = uri.authority().expect("an authority").to_string();
     let mut all = vec![("host", host.as_str())];

@@ -108,7 +108,7 @@ async fn an_endless_answer_is_not_taken() {
     let endless = endless.await;
     let client = Client::new(&endless.url(), None, None).expect("a client");
     let answer = client.kills().await;
-    let long = matches!(&answer, Err(ClientError::Protocol { reason, .. }) if reason.contains("16 MiB"));
+    let long = matches!(&answer, Err(ClientError::Protocol { reason, .. }) if reason.contains("64 MiB"));
     assert!(long, "{answer:?}");
 }
 

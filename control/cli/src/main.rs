@@ -18,6 +18,7 @@ mod remote;
 mod rollback;
 mod run;
 mod token;
+mod top;
 mod up;
 
 use std::process::ExitCode;
@@ -86,6 +87,8 @@ enum Verb {
     Kill(kill::Kill),
     /// Lets a scope go on that was killed.
     Unkill(kill::Unkill),
+    /// Shows what agents do now: calls, refusals, tokens, cost.
+    Top(top::Arguments),
     /// Makes an enrolment token for a sidecar.
     Token(token::Arguments),
     /// Prints a script that completes commands in a shell.
@@ -127,6 +130,7 @@ fn main() -> ExitCode {
         Verb::Rollback(arguments) => in_runtime(|| rollback::run(arguments)),
         Verb::Kill(arguments) => in_runtime(|| kill::kill(arguments)),
         Verb::Unkill(arguments) => in_runtime(|| kill::unkill(arguments)),
+        Verb::Top(arguments) => in_runtime(|| top::run(arguments)),
         Verb::Token(arguments) => in_runtime(|| token::run(arguments)),
         Verb::Completions { shell } => {
             clap_complete::generate(shell, &mut Arguments::command(), "sideguard", &mut std::io::stdout());
@@ -183,6 +187,7 @@ mod tests {
             "rollback",
             "kill agent/acme/researcher --reason because",
             "token --agent researcher --for 10m",
+            "top -w --tenant acme -o json",
         ] {
             let words = std::iter::once("sideguard").chain(line.split(' '));
             assert!(Arguments::try_parse_from(words).is_ok(), "{line}");

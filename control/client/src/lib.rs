@@ -115,6 +115,17 @@ impl Client {
         self.places.now().1.url()
     }
 
+    /// How many replicas there are to ask.
+    #[must_use]
+    pub fn replicas(&self) -> usize {
+        self.places.count()
+    }
+
+    /// Asks another replica from now on, as this one takes requests and does not answer them.
+    pub fn pass_over(&self) {
+        self.places.turn(self.places.now().0);
+    }
+
     /// Asks another replica from now on, unless that was done since the one at `url` was asked.
     fn turn(&self, url: &str) {
         let (at, place) = self.places.now();

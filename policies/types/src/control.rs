@@ -374,12 +374,28 @@ pub struct Report {
     /// What that has cost, in micro-dollars.
     #[serde(default)]
     pub cost: u64,
+    /// What it did in the last few seconds.
+    #[serde(default)]
+    pub lately: Lately,
     /// Breakers that are not healthy, as `name: state`.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub breakers: Vec<String>,
     /// Chance: comes back signed, in a [`feed::Beat`].
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub nonce: String,
+}
+
+/// What a sidecar did in a short time before its report.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Lately {
+    /// How long that time was, in milliseconds; nothing is known when zero.
+    pub millis: u64,
+    /// Calls in it.
+    pub calls: u64,
+    /// Refusals in it.
+    pub denied: u64,
+    /// Tokens in it.
+    pub tokens: u64,
 }
 
 /// A generation that a sidecar did not take.

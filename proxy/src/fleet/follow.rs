@@ -45,11 +45,18 @@ struct Pulse {
 
 /// Follows until control is out of reach.
 pub(super) async fn follow(way: Way<'_>) -> Result<Never, String> {
+    let mut held_back = 0;
     loop {
         match way.stream().await {
             Ended::HeldBack(why) => {
+                way.client.pass_over();
+                held_back += 1;
+                if held_back < way.client.replicas() {
+                    continue;
+                }
                 tracing::warn!(why, "the feed's stream does not pass: asking instead");
                 way.ask().await.map_err(|error| error.to_string())?;
+                held_back = 0;
             }
             Ended::Broken(error) => return Err(error.to_string()),
         }
@@ -72,12 +79,14 @@ impl Way<'_> {
         };
         let mut begun = false;
         let mut refused: Option<Box<Signed>> = None;
+        let mut retry = Box::pin(tokio::time::sleep(RETRY));
         loop {
             let next = stream.next();
             let told = if begun {
                 tokio::select! {
                     told = next => told,
-                    () = tokio::time::sleep(RETRY), if refused.is_some() => {
+                    () = &mut retry => {
+                        retry = Box::pin(tokio::time::sleep(RETRY));
                         self.again(&mut refused).await;
                         continue;
                     }
