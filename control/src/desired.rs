@@ -4,6 +4,7 @@
 //! generation and the new head are written together, and only when the head is still the one that was read: two writers at
 //! once cannot lose each other's work.
 
+mod generations;
 mod texts;
 
 use std::collections::{BTreeMap, HashMap, HashSet};
@@ -22,10 +23,14 @@ use crate::error::Failure;
 use crate::keys::{Principal, own_key};
 use crate::signer::hex;
 
+pub(crate) use generations::told;
+
 /// Most objects of one set.
 const MOST: usize = 20_000;
 /// Texts that are read at once.
 const AT_ONCE: usize = 64;
+/// Most lines of a generation's summary.
+const LINES: usize = 200;
 /// Edits in one write of texts.
 const BATCH: usize = 200;
 
@@ -43,10 +48,11 @@ pub(crate) struct Entry {
 }
 
 /// A generation as it is kept.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq)]
 pub(crate) struct Kept {
     pub(crate) told: Generation,
     pub(crate) entries: Vec<Entry>,
+    parts: generations::Parts,
 }
 
 /// The generation in force.
@@ -69,10 +75,6 @@ pub(crate) enum Wish {
 
 fn broken(at: &impl ToString) -> Failure {
     Failure::Broken(at.to_string())
-}
-
-fn generation_key(number: u64) -> Result<sideguard_store::key::Key, Failure> {
-    own_key(&format!("generations/{number:020}"))
 }
 
 fn text_key(hash: &str) -> Result<sideguard_store::key::Key, Failure> {
@@ -103,17 +105,12 @@ pub(crate) async fn head(store: &Store, now: Timestamp) -> Result<Head, Failure>
             objects: 0,
             summary: Vec::new(),
         };
-        return Ok(Head { kept: Kept { told, entries: Vec::new() }, revision: None });
+        return Ok(Head {
+            kept: Kept { told, entries: Vec::new(), parts: generations::Parts::new() },
+            revision: None,
+        });
     };
-    Ok(Head { kept: generation(store, now, number).await?, revision: Some(revision) })
-}
-
-/// One generation.
-pub(crate) async fn generation(store: &Store, now: Timestamp, number: u64) -> Result<Kept, Failure> {
-    let at = generation_key(number)?;
-    let document = store.documents.get(now, &at).await?;
-    let document = document.ok_or_else(|| Failure::Missing(format!("generation {number}")))?;
-    serde_json::from_slice(&document.value).map_err(|_| broken(&at))
+    Ok(Head { kept: generations::whole(store, now, number).await?, revision: Some(revision) })
 }
 
 /// The texts of objects, in order.
@@ -202,7 +199,7 @@ pub(crate) async fn change(
             }
             before.entries.iter().filter(|entry| !names.contains(&entry.name)).cloned().collect()
         }
-        Wish::Rollback(to) => generation(store, now, to).await?.entries,
+        Wish::Rollback(to) => generations::whole(store, now, to).await?.entries,
     };
     if entries.len() > MOST {
         return Err(Failure::Invalid(format!("more than {MOST} objects")));
@@ -222,7 +219,7 @@ pub(crate) async fn change(
         by: by.name.clone(),
         verb: verb.to_owned(),
         objects: entries.len() as u64,
-        summary: changes.iter().filter(|change| change.action != Action::Unchanged).map(line).collect(),
+        summary: summary(&changes),
     };
     if told.summary.is_empty() || dry {
         let generation = before.told.number;
@@ -230,8 +227,19 @@ pub(crate) async fn change(
         return Ok(Applied { generation, digest, changes, warnings });
     }
     let answer = Applied { generation: number, digest: told.digest.clone(), changes, warnings };
-    write(store, now, head.revision, &Kept { told, entries }, &fresh).await?;
+    write(store, now, &head, &told, &entries, &fresh).await?;
     Ok(answer)
+}
+
+/// A line for each change, the first ones of many.
+fn summary(changes: &[Change]) -> Vec<String> {
+    let mut changed = changes.iter().filter(|change| change.action != Action::Unchanged).map(line);
+    let mut lines: Vec<String> = changed.by_ref().take(LINES).collect();
+    let more = changed.count();
+    if more > 0 {
+        lines.push(format!("and {more} more"));
+    }
+    lines
 }
 
 fn line(change: &Change) -> String {
@@ -346,34 +354,26 @@ async fn validate(
 async fn write(
     store: &Store,
     now: Timestamp,
-    revision: Option<Revision>,
-    kept: &Kept,
+    before: &Head,
+    told: &Generation,
+    entries: &[Entry],
     fresh: &BTreeMap<String, String>,
 ) -> Result<(), Failure> {
     let mut edits = Vec::new();
     for (hash, text) in fresh {
         edits.push(Edit::put(text_key(hash)?, text.clone().into_bytes().into(), Expect::Any));
     }
-    // Texts without a generation harm nobody; a generation without its texts would.
+    // Texts and parts without a generation harm nobody; a generation without them would.
     for batch in edits.chunks(BATCH) {
         store.documents.put_all(now, batch.to_vec()).await?;
     }
-    let value = serde_json::to_vec(kept).map_err(|error| Failure::Invalid(error.to_string()))?;
-    let number = kept.told.number;
-    let written = store
-        .documents
-        .put_all(
-            now,
-            vec![
-                Edit::put(generation_key(number)?, value.into(), Expect::Absent),
-                Edit::put(
-                    own_key("head")?,
-                    number.to_string().into_bytes().into(),
-                    revision.map_or(Expect::Absent, Expect::Revision),
-                ),
-            ],
-        )
-        .await;
+    let head = Edit::put(
+        own_key("head")?,
+        told.number.to_string().into_bytes().into(),
+        before.revision.map_or(Expect::Absent, Expect::Revision),
+    );
+    let generation = generations::write(store, now, &before.kept, told, entries).await?;
+    let written = store.documents.put_all(now, vec![generation, head]).await;
     match written {
         Ok(_) => Ok(()),
         Err(StoreError::Conflict { .. }) => Err(Failure::Conflict(

@@ -37,6 +37,9 @@ pub enum Failure {
     /// This replica does not know what is in force, as it has not heard of the store for a while.
     #[error("this replica cannot say what is in force now: ask another one, or later")]
     Unsure,
+    /// More sidecars ask this replica than it takes.
+    #[error("this replica has no place for a further sidecar: ask another one, or later")]
+    Full,
     /// The store holds what this version did not write.
     #[error("the store holds something unreadable at `{0}`")]
     Broken(String),
@@ -51,7 +54,7 @@ impl Failure {
             Self::Conflict(_) => (StatusCode::CONFLICT, "conflict"),
             Self::Invalid(_) => (StatusCode::BAD_REQUEST, "invalid"),
             Self::Findings(_) => (StatusCode::UNPROCESSABLE_ENTITY, "findings"),
-            Self::Store(_) | Self::Broken(_) | Self::Unsure => {
+            Self::Store(_) | Self::Broken(_) | Self::Unsure | Self::Full => {
                 (StatusCode::SERVICE_UNAVAILABLE, "store_unavailable")
             }
         }

@@ -3,6 +3,7 @@
 //! A replica says what is in force only while it knows: when the store has not answered for [`SURE`], it signs nothing and
 //! sends sidecars away, to one that still can.
 
+mod places;
 mod ready;
 mod stream;
 
@@ -22,9 +23,10 @@ use tokio::sync::watch;
 
 use crate::desired::{self, Kept};
 use crate::error::Failure;
-use crate::keys::OWN;
+use crate::keys::{OWN, Principal};
 use crate::kills;
 use crate::signer::Signer;
+use places::Places;
 use ready::Ready;
 
 pub(crate) use stream::stream;
@@ -51,6 +53,7 @@ pub(crate) struct Waiting {
     now: watch::Sender<Option<Now>>,
     /// The newest generation for each tenant.
     ready: Ready,
+    places: Places,
     closing: watch::Sender<bool>,
     since: Stopwatch,
     /// Looks begun so far.
@@ -64,6 +67,7 @@ impl Waiting {
         Self {
             now: watch::Sender::new(None),
             ready: Ready::default(),
+            places: Places::default(),
             closing: watch::Sender::new(false),
             since: Stopwatch::start(),
             looks: AtomicU64::new(0),
@@ -171,9 +175,11 @@ impl Waiting {
         &self,
         store: &Store,
         signer: &Signer,
-        tenant: &str,
+        who: &Principal,
         has: &Has,
     ) -> Result<Feed, Failure> {
+        let tenant = who.sidecars_tenant();
+        let mut place = self.places.enter(who)?;
         let mut watching = self.now.subscribe();
         let mut closing = self.closing.subscribe();
         let newer = watching.wait_for(|now| {
@@ -184,6 +190,7 @@ impl Waiting {
         let found = tokio::select! {
             newer = newer => newer.ok().and_then(|now| now.clone()),
             _ = closing.wait_for(|closing| *closing) => None,
+            () = place.outdone() => None,
             () = tokio::time::sleep(HELD) => None,
         };
         let mut feed = Feed::default();

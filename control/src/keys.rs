@@ -5,7 +5,7 @@ use sha2::{Digest, Sha256};
 use sideguard_store::documents::{Edit, Expect};
 use sideguard_store::key::Key;
 use sideguard_store::{Store, StoreError};
-use sideguard_types::control::{Enrolled, Token, TokenRequest};
+use sideguard_types::control::{Enrol, Enrolled, Token, TokenRequest};
 use sideguard_types::time::Timestamp;
 
 use crate::error::Failure;
@@ -13,6 +13,8 @@ use crate::signer::hex;
 
 /// Tenant of what belongs to the control service itself. No tenant can be called so.
 pub(crate) const OWN: &str = "sideguard.control";
+/// What keys begin with.
+const KEY: &str = "sgk_";
 /// How long an enrolment token is good when nothing else is asked for.
 const TOKEN_LIFE: std::time::Duration = std::time::Duration::from_secs(3_600);
 
@@ -57,10 +59,13 @@ impl Principal {
 }
 
 /// An enrolment token as it is kept.
-#[derive(Debug, Serialize, Deserialize)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
 struct Kept {
     tenant: String,
     agent: Option<String>,
+    /// Hash of the key that was given for it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    spent: Option<String>,
 }
 
 /// What a key or token is kept as.
@@ -74,7 +79,7 @@ fn secret(prefix: &str) -> String {
 
 /// A key that nobody has yet.
 pub(crate) fn fresh() -> String {
-    secret("sgk_")
+    secret(KEY)
 }
 
 /// The edit that makes a key somebody's.
@@ -105,33 +110,83 @@ pub(crate) async fn token(store: &Store, now: Timestamp, asked: TokenRequest) ->
     let life = asked.seconds.map_or(TOKEN_LIFE, std::time::Duration::from_secs);
     let expires = now.plus(life);
     let token = secret("sgt_");
-    let kept = Kept { tenant, agent: asked.agent };
+    let kept = Kept { tenant, agent: asked.agent, spent: None };
     let value = serde_json::to_vec(&kept).map_err(|error| Failure::Invalid(error.to_string()))?;
     let at = own_key(&format!("tokens/{}", hash(&token)))?;
     store.documents.put(now, &at, value.into(), Expect::Absent, Some(expires)).await?;
     Ok(Token { token, expires })
 }
 
-/// Takes a token in exchange for a sidecar's key. Of two that bring the same token one gets it.
+/// Takes a token in exchange for a sidecar's key. Of two that bring the same token one gets it; that one may ask again, by
+/// the key that it has made itself, when it has not heard the answer.
 pub(crate) async fn enrol(
     store: &Store,
     now: Timestamp,
-    token: &str,
-    sidecar: &str,
+    enrol: Enrol,
     signer: String,
 ) -> Result<Enrolled, Failure> {
-    let at = own_key(&format!("tokens/{}", hash(token)))?;
-    let kept = store.documents.get(now, &at).await?.ok_or(Failure::Unauthenticated)?;
-    let whose: Kept = serde_json::from_slice(&kept.value).map_err(|_| Failure::Broken(at.to_string()))?;
+    let Enrol { token, sidecar, key } = enrol;
     // The name of its report's document, among others.
     own_key(&format!("sidecars/{sidecar}"))?;
-    match store.documents.delete(now, &at, Expect::Revision(kept.revision)).await {
-        Ok(_) => {}
-        Err(StoreError::Conflict { .. }) => return Err(Failure::Unauthenticated),
-        Err(error) => return Err(error.into()),
+    let key = match key {
+        Some(key) if is_well_made(&key) => key,
+        Some(_) => return Err(Failure::Invalid("a key is `sgk_` and 64 hex digits".to_owned())),
+        None => fresh(),
+    };
+    let at = own_key(&format!("tokens/{}", hash(&token)))?;
+    let kept = store.documents.get(now, &at).await?.ok_or(Failure::Unauthenticated)?;
+    let whose: Kept = serde_json::from_slice(&kept.value).map_err(|_| Failure::Broken(at.to_string()))?;
+    let Kept { tenant, agent, .. } = whose.clone();
+    let principal = Principal { name: sidecar, role: Role::Sidecar, tenant: Some(tenant.clone()) };
+    let enrolled = Enrolled { key, tenant, agent, signer };
+    if let Some(spent) = whose.spent {
+        // The key may have been revoked since.
+        let same = spent == hash(&enrolled.key) && self::whose(store, now, &enrolled.key).await? == principal;
+        return if same { Ok(enrolled) } else { Err(Failure::Unauthenticated) };
     }
-    let principal =
-        Principal { name: sidecar.to_owned(), role: Role::Sidecar, tenant: Some(whose.tenant.clone()) };
-    let key = make(store, now, &principal).await?;
-    Ok(Enrolled { key, tenant: whose.tenant, agent: whose.agent, signer })
+    let spent = Kept { spent: Some(hash(&enrolled.key)), ..whose };
+    let spent = serde_json::to_vec(&spent).map_err(|error| Failure::Invalid(error.to_string()))?;
+    let spent = Edit::put(at, spent.into(), Expect::Revision(kept.revision)).until(kept.expires);
+    match store.documents.put_all(now, vec![spent, edit(&enrolled.key, &principal)?]).await {
+        Ok(_) => Ok(enrolled),
+        Err(StoreError::Conflict { .. }) => Err(Failure::Unauthenticated),
+        Err(error) => Err(error.into()),
+    }
+}
+
+fn is_well_made(key: &str) -> bool {
+    let digits = key.strip_prefix(KEY).unwrap_or_default();
+    digits.len() == 64 && digits.bytes().all(|byte| byte.is_ascii_hexdigit())
+}
+
+#[cfg(test)]
+mod tests {
+    use sideguard_runtime::clock;
+    use sideguard_store::Store;
+    use sideguard_types::control::{Enrol, TokenRequest};
+
+    use super::{enrol, fresh, token};
+    use crate::error::Failure;
+
+    #[tokio::test]
+    async fn a_token_is_good_for_one_sidecar_which_may_ask_again() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let store = Store::open_embedded(dir.path()).await.expect("a store");
+        let now = clock::now();
+        let asked = TokenRequest { tenant: None, agent: None, seconds: None };
+        let token = token(&store, now, asked).await.expect("a token").token;
+        let ask = |key: Option<String>, sidecar: &str| {
+            let ask = Enrol { token: token.clone(), sidecar: sidecar.to_owned(), key };
+            enrol(&store, now, ask, String::new())
+        };
+        let own = fresh();
+        let first = ask(Some(own.clone()), "a").await.expect("a key");
+        assert_eq!(first.key, own);
+        assert_eq!(ask(Some(own.clone()), "a").await.expect("the same answer"), first);
+        for (key, sidecar) in [(None, "a"), (Some(fresh()), "a"), (Some(own), "b")] {
+            let again = ask(key, sidecar).await;
+            assert!(matches!(again, Err(Failure::Unauthenticated)), "{again:?}");
+        }
+        assert!(matches!(ask(Some("sgk_short".to_owned()), "a").await, Err(Failure::Invalid(_))));
+    }
 }

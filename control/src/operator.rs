@@ -58,7 +58,7 @@ pub(crate) async fn ensure(store: &Store, now: Timestamp, path: &Path) -> Result
     }
     let name = format!("operator@{}", environment::host());
     let further = Principal { name, ..first };
-    store.documents.put_all(now, vec![keys::edit(&fresh, &further)?]).await?;
+    let fresh = keys::make(store, now, &further).await?;
     tracing::warn!(name = further.name, path = %path.display(), "the store had an operator already: made a further key");
     place(path, &fresh)
 }

@@ -23,7 +23,7 @@ harness::on_every_store! {
 async fn follower(operator: Client, number: usize, seen: mpsc::Sender<u64>) {
     let asked = TokenRequest { tenant: None, agent: None, seconds: None };
     let token = operator.token(&asked).await.expect("a token").token;
-    let enrol = Enrol { token, sidecar: format!("simulated-{number}") };
+    let enrol = Enrol { token, sidecar: format!("simulated-{number}"), key: None };
     let enrolled = operator.enrol(&enrol).await.expect("a key");
     let client = operator.with_key(&Secret::new(enrolled.key)).expect("a client");
     let has = Has { nonce: "n".to_owned(), ..Has::default() };

@@ -58,7 +58,7 @@ impl Load {
                 self.pause().await;
                 continue;
             };
-            let enrol = Enrol { token: token.token, sidecar: format!("enrolled-{number}") };
+            let enrol = Enrol { token: token.token, sidecar: format!("enrolled-{number}"), key: None };
             match operator.enrol(&enrol).await {
                 Ok(enrolled) => self.enrolled.lock().push(enrolled.key),
                 Err(_) => self.pause().await,

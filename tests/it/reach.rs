@@ -84,7 +84,7 @@ async fn a_sidecar_enrols_is_fed_and_reports_over_kept_connections() {
     let client = Client::new(&control.url(), None, None).expect("a client");
     let refused = client.feed(&Has::default()).await;
     assert!(matches!(&refused, Err(ClientError::Refused(problem)) if problem.status == 401), "{refused:?}");
-    let enrol = Enrol { token: "sgt_1".to_owned(), sidecar: "sc-1".to_owned() };
+    let enrol = Enrol { token: "sgt_1".to_owned(), sidecar: "sc-1".to_owned(), key: None };
     let enrolled = client.enrol(&enrol).await.expect("a key");
     let client = client.with_key(&Secret::new(enrolled.key)).expect("a client");
     let feed = client.feed(&Has::default()).await.expect("a feed");

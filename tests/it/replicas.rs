@@ -179,7 +179,7 @@ async fn a_store_that_was_put_back_does_not_turn_policy_back() {
     service.out(&["kill", "agent/reader"]).await;
     answers(&sidecar, "GET", &tool, 403, SOON).await;
     service.out(&["unkill", "agent/reader"]).await;
-    service.apply(ALLOW).await;
+    service.apply(&ALLOW.replace("name: allow", "name: third")).await;
     answers(&sidecar, "POST", &tool, 200, SOON).await;
     service.all_stand(1, "current").await;
 }
@@ -266,7 +266,7 @@ async fn a_sidecars_id_reaches_no_other_tenants_entry() {
     for tenant in ["acme", "umbrella"] {
         let asked = TokenRequest { tenant: Some(tenant.to_owned()), agent: None, seconds: None };
         let token = operator.token(&asked).await.expect("a token").token;
-        let enrol = sideguard_types::control::Enrol { token, sidecar: "same".to_owned() };
+        let enrol = sideguard_types::control::Enrol { token, sidecar: "same".to_owned(), key: None };
         let enrolled = operator.enrol(&enrol).await.expect("a key");
         let sidecar = operator.with_key(&Secret::new(enrolled.key)).expect("a client");
         let report =
@@ -325,5 +325,65 @@ async fn doctor_looks_at_the_servers_and_says_how_to_mend_them() {
         let found = findings.as_array().expect("a list").iter().find(|one| one["check"] == check);
         let found = found.expect("a finding");
         assert!(found["state"] == "failed" && found["mend"].is_string(), "{found:#}");
+    }
+}
+
+#[tokio::test]
+async fn up_shares_redis_and_nats_with_other_replicas() {
+    let (redis, nats) = harness::servers::SERVERS.urls();
+    let dir = tempfile::tempdir().expect("a directory");
+    let state = dir.path().join("state");
+    let servers = ["--redis", &redis, "--nats", &nats, "--namespace", "up"];
+    let ports = ["--control", "127.0.0.1:0", "--outbound", "127.0.0.1:0", "--admin", "127.0.0.1:0"];
+    let mut command = harness::command::command(&state, &[&["up"], &servers[..], &ports[..]].concat());
+    let mut child = command.spawn().expect("a start");
+    let since = Stopwatch::start();
+    while !std::fs::read_to_string(state.join("ports.json")).is_ok_and(|ports| ports.contains("outbound")) {
+        assert!(since.elapsed() < Duration::from_secs(20), "it does not start");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    let store = format!("  store: {{redis: \"{redis}\", nats: \"{nats}\", namespace: up}}\n");
+    let other = Service::with(&store);
+    other.all_stand(1, "current").await;
+    let policies = other.json(&["get", "policies"]).await;
+    assert!(!policies["items"].as_array().expect("a list").is_empty(), "the starter policy");
+    let sidecars = other.json(&["get", "sidecars"]).await;
+    assert_eq!(sidecars["items"][0]["agents"][0], "local");
+    let id = child.id().expect("it runs").to_string();
+    let sent = std::process::Command::new("kill").args(["-TERM", &id]).status().expect("kill runs");
+    assert!(sent.success() && child.wait().await.expect("an end").success());
+    other.all_stand(0, "gone").await;
+}
+
+#[tokio::test]
+async fn redis_is_spoken_to_over_tls() {
+    let (redis, _) = harness::servers::SERVERS.urls();
+    let plain = redis.trim_start_matches("redis://").trim_end_matches("/0").to_owned();
+    let authority = harness::tls::Authority::new();
+    let tls = tokio_rustls::TlsAcceptor::from(authority.server(&["localhost"], &[]));
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("a port");
+    let port = listener.local_addr().expect("its address").port();
+    let _relay = sideguard_runtime::tasks::Owned::new(&sideguard_runtime::tasks::spawn("tls", async move {
+        while let Ok((tcp, _)) = listener.accept().await {
+            let (tls, plain) = (tls.clone(), plain.clone());
+            sideguard_runtime::tasks::spawn("redis", async move {
+                // Whoever does not trust the certificate goes away.
+                let Ok(mut from) = tls.accept(tcp).await else { return };
+                let mut to = tokio::net::TcpStream::connect(plain).await.expect("redis");
+                let _ = tokio::io::copy_bidirectional(&mut from, &mut to).await;
+            });
+        }
+    }));
+    let url = format!("rediss://localhost:{port}/0");
+    let dir = tempfile::tempdir().expect("a directory");
+    for (roots, state) in [(Some(authority.path()), "ok"), (None, "failed")] {
+        let mut command = harness::command::command(dir.path(), &["doctor", "--redis", &url, "-o", "json"]);
+        if let Some(roots) = roots {
+            command.env("SSL_CERT_FILE", roots);
+        }
+        let ran = harness::command::ran(command).await;
+        let findings: Value = serde_json::from_str(&ran.out).expect("JSON");
+        let found = findings.as_array().expect("a list").iter().find(|one| one["check"] == "redis");
+        assert_eq!(found.expect("a finding")["state"], state, "{findings:#}");
     }
 }

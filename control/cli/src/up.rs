@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context;
-use sideguard_client::Client;
+use sideguard_client::{Client, ClientError};
 use sideguard_proxy::app::{self, Nobody, StartError};
 use sideguard_proxy::ports::Ports;
 use sideguard_runtime::telemetry::{self, LogFormat};
@@ -44,6 +44,9 @@ pub(crate) struct Arguments {
     /// Redis, in place of the embedded store; needs --nats.
     #[arg(long, value_name = "URL", requires = "nats")]
     redis: Option<String>,
+    /// Name that everything in them begins with, so that several fleets can share servers.
+    #[arg(long, value_name = "NAME", default_value = "sideguard", requires = "redis")]
+    namespace: String,
     /// NATS with JetStream, in place of the embedded store; needs --redis.
     #[arg(long, value_name = "URL", requires = "redis")]
     nats: Option<String>,
@@ -73,7 +76,7 @@ async fn up(arguments: Arguments) -> anyhow::Result<()> {
     let store = arguments.redis.zip(arguments.nats).map(|(redis, nats)| SharedStore {
         redis,
         nats,
-        namespace: "sideguard".to_owned(),
+        namespace: arguments.namespace,
     });
     let texts = if arguments.file.is_empty() { None } else { Some(manifest::read(&arguments.file)?) };
     let spec = ControlSpec { listen: arguments.control, store, ..ControlSpec::default() };
@@ -108,6 +111,7 @@ async fn up(arguments: Arguments) -> anyhow::Result<()> {
 
 /// Applies what is given; where nothing is and nothing ever was, the starter policy.
 async fn begin(client: &Client, texts: Option<Vec<Text>>) -> anyhow::Result<()> {
+    let given = texts.is_some();
     let documents = match texts {
         Some(texts) => texts,
         None if client.newest_generations(1).await?.is_empty() => {
@@ -115,7 +119,11 @@ async fn begin(client: &Client, texts: Option<Vec<Text>>) -> anyhow::Result<()> 
         }
         None => return Ok(()),
     };
-    let applied = client.apply(&Apply { documents, dry_run: false, prune: None, expect: None }).await?;
+    let applied = match client.apply(&Apply { documents, dry_run: false, prune: None, expect: None }).await {
+        // Another replica on the same store began at the same moment.
+        Err(ClientError::Refused(problem)) if problem.status == 409 && !given => return Ok(()),
+        applied => applied?,
+    };
     for warning in &applied.warnings {
         eprintln!("{warning}");
     }

@@ -34,10 +34,10 @@ pub(super) async fn version() -> Json<Value> {
 
 pub(super) async fn enrol(
     State(control): State<Arc<Control>>,
-    Body(Enrol { token, sidecar }): Body<Enrol>,
+    Body(enrol): Body<Enrol>,
 ) -> Result<Json<Enrolled>, Failure> {
     let signer = control.signer.public();
-    keys::enrol(&control.store, clock::now(), &token, &sidecar, signer).await.map(Json)
+    keys::enrol(&control.store, clock::now(), enrol, signer).await.map(Json)
 }
 
 pub(super) async fn feed(
@@ -46,22 +46,22 @@ pub(super) async fn feed(
     Query(has): Query<Has>,
 ) -> Result<Json<Feed>, Failure> {
     let Control { store, signer, waiting, .. } = &*control;
-    waiting.wait(store, signer, who.sidecars_tenant(), &has).await.map(Json)
+    waiting.wait(store, signer, &who, &has).await.map(Json)
 }
 
 pub(super) async fn feed_stream(
     State(control): State<Arc<Control>>,
     Extension(who): Who,
     Query(has): Query<Has>,
-) -> impl IntoResponse {
-    let stream = feed::stream(control, who.sidecars_tenant().to_owned(), has);
+) -> Result<impl IntoResponse, Failure> {
+    let stream = feed::stream(control, &who, has)?;
     let told = [
         (header::CONTENT_TYPE, "text/event-stream"),
         (header::CACHE_CONTROL, "no-store"),
         // What nginx heeds: an event that waits in a buffer is none.
         (HeaderName::from_static("x-accel-buffering"), "no"),
     ];
-    (told, axum::body::Body::from_stream(stream))
+    Ok((told, axum::body::Body::from_stream(stream)))
 }
 
 /// Answered with what is in force, signed with the report's nonce.

@@ -13,8 +13,10 @@ use sideguard_types::control::feed::Has;
 use tokio::sync::watch;
 
 use super::Now;
+use super::places::Place;
 use crate::api::Control;
 use crate::error::Failure;
+use crate::keys::Principal;
 
 /// How often a beat is sent when nothing changes.
 const BEAT: Duration = Duration::from_secs(10);
@@ -24,22 +26,26 @@ struct Follower {
     control: Arc<Control>,
     watching: watch::Receiver<Option<Now>>,
     closing: watch::Receiver<bool>,
+    place: Place,
     tenant: String,
     has: Has,
     begun: bool,
     queue: VecDeque<Bytes>,
 }
 
-/// What a sidecar of a tenant is told from now on. It ends when this replica is not sure any more, or closes.
+/// What a sidecar is told from now on. It ends when this replica is not sure any more, or closes.
 pub(crate) fn stream(
     control: Arc<Control>,
-    tenant: String,
+    who: &Principal,
     has: Has,
-) -> impl Stream<Item = Result<Bytes, Infallible>> + Send {
+) -> Result<impl Stream<Item = Result<Bytes, Infallible>> + Send + use<>, Failure> {
     let waiting = &control.waiting;
+    let place = waiting.places.enter(who)?;
     let (watching, closing) = (waiting.now.subscribe(), waiting.closing.subscribe());
-    let follower = Follower { control, watching, closing, tenant, has, begun: false, queue: VecDeque::new() };
-    futures_util::stream::unfold(follower, Follower::next)
+    let tenant = who.sidecars_tenant().to_owned();
+    let queue = VecDeque::new();
+    let follower = Follower { control, watching, closing, place, tenant, has, begun: false, queue };
+    Ok(futures_util::stream::unfold(follower, Follower::next))
 }
 
 /// One event. JSON has no bare line ends, so that it is one line.
@@ -55,6 +61,7 @@ impl Follower {
                 tokio::select! {
                     changed = self.watching.changed() => changed.ok()?,
                     _ = self.closing.wait_for(|closing| *closing) => return None,
+                    () = self.place.outdone() => return None,
                     () = tokio::time::sleep(BEAT) => {}
                 }
             }

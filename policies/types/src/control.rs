@@ -303,6 +303,10 @@ pub struct Enrol {
     pub token: String,
     /// The sidecar's own id.
     pub sidecar: String,
+    /// A key of the sidecar's own making, `sgk_` and 64 hex digits: whoever asks again with the same one, having missed the
+    /// answer, gets it again. Control makes one when absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub key: Option<String>,
 }
 
 /// The answer: who the sidecar is from now on.

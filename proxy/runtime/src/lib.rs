@@ -7,6 +7,7 @@ pub mod clock;
 pub mod drain;
 pub mod environment;
 pub mod id;
+pub mod limits;
 pub mod ports;
 pub mod secret;
 pub mod signal;

@@ -13,6 +13,8 @@ use super::taking;
 
 /// Name of the file with what enrolment gave.
 const IDENTITY: &str = "control.json";
+/// Name of the file with the key that enrolment asks for.
+const OWN_KEY: &str = "control.key";
 /// Name of the file with the last generation.
 const GENERATION: &str = "generation.json";
 /// Name of the file with the last kill switches.
@@ -26,7 +28,21 @@ pub(super) fn identity(state: &Path) -> Result<Option<Enrolled>, String> {
 }
 
 pub(super) fn keep_identity(state: &Path, identity: &Enrolled) -> Result<(), String> {
-    keep(&state.join(IDENTITY), identity)
+    keep(&state.join(IDENTITY), identity)?;
+    // What it held is in the identity now.
+    let _ = fs::remove_file(state.join(OWN_KEY));
+    Ok(())
+}
+
+/// The key that this sidecar asks for: made once, until an enrolment succeeds.
+pub(super) fn own_key(state: &Path) -> Result<String, String> {
+    let path = state.join(OWN_KEY);
+    if let Some(key) = read(&path)? {
+        return Ok(key);
+    }
+    let key = format!("sgk_{}", sideguard_runtime::id::token(32));
+    keep(&path, &key)?;
+    Ok(key)
 }
 
 /// The last generation, if its signature still holds.

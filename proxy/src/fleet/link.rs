@@ -66,7 +66,9 @@ async fn enrolled(fleet: &Fleet, client: &Client) -> Result<Enrolled, String> {
         .ok_or("`control.token` is needed to enrol: `sideguard token` makes one")?;
     let text =
         fs::read_to_string(&token.file).map_err(|error| format!("`{}`: {error}", token.file.display()))?;
-    let ask = Enrol { token: text.trim().to_owned(), sidecar: fleet.sidecar.clone() };
+    // Kept before it is told: when the answer is lost, the same is asked again.
+    let key = kept::own_key(&fleet.state)?;
+    let ask = Enrol { token: text.trim().to_owned(), sidecar: fleet.sidecar.clone(), key: Some(key) };
     let identity = client.enrol(&ask).await.map_err(|error| format!("enrolment: {error}"))?;
     kept::keep_identity(&fleet.state, &identity)?;
     Ok(identity)

@@ -18,6 +18,8 @@ pub(super) enum Unfit {
     Signature,
     #[error("it is generation {got}, and {have} is in force already: generations only go up")]
     Older { got: u64, have: u64 },
+    #[error("control has another generation {0} than the one in force: was its store put back?")]
+    Other(u64),
     #[error("they are older than those that are known")]
     OlderKills,
     #[error("{0}")]
@@ -113,6 +115,9 @@ async fn take(
 ) -> Result<(), Unfit> {
     verify(identity, signed)?;
     let have = fleet.generation.load(Ordering::Acquire);
+    if signed.number == have && have > 0 {
+        return Err(Unfit::Other(have));
+    }
     if signed.number <= have {
         return Err(Unfit::Older { got: signed.number, have });
     }
