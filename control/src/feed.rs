@@ -94,9 +94,8 @@ impl Waiting {
                 }
                 false
             };
-            match tokio::time::timeout(LOOK, matters).await {
-                Ok(false) => return,
-                Ok(true) | Err(_) => {}
+            if tokio::time::timeout(LOOK, matters).await == Ok(false) {
+                return;
             }
         }
     }

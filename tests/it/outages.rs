@@ -233,3 +233,30 @@ async fn an_apply_without_an_answer_is_told_as_one_and_can_be_repeated() {
     assert_eq!(policies["items"].as_array().expect("a list").len(), 2);
     assert_eq!(service.json(&["history"]).await.as_array().expect("a list").len(), 2, "made once");
 }
+
+#[tokio::test]
+async fn a_replica_that_has_lost_its_store_passes_nothing_off_as_fresh() {
+    let (servers, tool) = (Servers::start(), Fake::json("{}").await);
+    let service = Service::with(&shared(&servers));
+    service.apply(ALLOW).await;
+    let sidecar = service.sidecar_at(service.url(), ", maxStaleWrites: 8s", "reader", "").await;
+    let answers = async |method: &str, wanted: u16| {
+        let since = Stopwatch::start();
+        loop {
+            let url = format!("{}/{}", tool.url(), sideguard_runtime::id::token(8));
+            let status = client::absolute_at(sidecar.outbound(), method, &url).await;
+            if status == wanted {
+                return;
+            }
+            assert!(since.elapsed() < Duration::from_secs(30), "{method}: {status}, not {wanted}");
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    };
+    answers("POST", 200).await;
+    // The service is there, and takes connections; what it knows may be old.
+    servers.redis.kill();
+    answers("POST", 503).await;
+    answers("GET", 200).await;
+    servers.redis.restart();
+    answers("POST", 200).await;
+}
