@@ -16,7 +16,7 @@ use axum::extract::{DefaultBodyLimit, FromRequest, Request, State};
 use axum::middleware::Next;
 use axum::routing::{MethodRouter, delete, get, post};
 use axum::{Extension, Json, Router, middleware};
-use http::{Method, StatusCode};
+use http::{HeaderMap, Method, StatusCode, header};
 use serde::de::DeserializeOwned;
 use sideguard_store::Store;
 
@@ -24,6 +24,7 @@ use crate::approvals::Webhooks;
 use crate::error::Failure;
 use crate::feed::Waiting;
 use crate::keys::Principal;
+use crate::known::Known;
 use crate::limits::Limits;
 use crate::openapi;
 use crate::page as files;
@@ -49,6 +50,7 @@ pub(crate) struct Control {
     pub(crate) certificates: bool,
     pub(crate) records: Records,
     pub(crate) webhooks: Arc<Webhooks>,
+    pub(crate) known: Arc<Known>,
 }
 
 /// Who may use a route.
@@ -95,6 +97,8 @@ fn routes() -> Vec<Route> {
         (Method::DELETE, "/v1/keys", Operators, || delete(keys::revoke)),
         (Method::POST, "/v1/enrol", Token, || post(fleet::enrol)),
         (Method::GET, "/v1/feed", Sidecars, || get(fleet::feed)),
+        (Method::GET, "/v1/feed/stream", Sidecars, || get(fleet::feed_stream)),
+        (Method::POST, "/v1/leave", Sidecars, || post(fleet::leave)),
         (Method::POST, "/v1/report", Sidecars, || post(fleet::report)),
         (Method::GET, "/v1/sidecars", People, || get(fleet::sidecars)),
         (Method::POST, "/v1/tokens", Operators, || post(fleet::token)),
@@ -174,6 +178,11 @@ async fn openapi() -> Json<&'static serde_json::Value> {
 /// How many items a page has: what was asked for, within the route's own most.
 fn page(asked: Option<usize>, most: usize) -> usize {
     asked.unwrap_or(most).clamp(1, most)
+}
+
+/// The key that a request brings.
+fn bearer(headers: &HeaderMap) -> Option<&str> {
+    headers.get(header::AUTHORIZATION)?.to_str().ok()?.strip_prefix("Bearer ").map(str::trim)
 }
 
 /// Whoever makes a request; there for every route that is not open.

@@ -6,7 +6,7 @@ use std::process::ExitCode;
 
 use sideguard_policy::source::{self, Source};
 use sideguard_runtime::telemetry::{self, LogFormat};
-use sideguard_runtime::{environment, signal};
+use sideguard_runtime::{environment, limits, signal};
 use sideguard_types::resource::ControlSpec;
 
 use crate::app;
@@ -15,6 +15,7 @@ use crate::app;
 /// 125 for anything else.
 pub async fn run(file: Option<&Path>, state: Option<PathBuf>, format: LogFormat) -> ExitCode {
     telemetry::start_logs("info", format);
+    limits::take_all_files();
     // Before the port is told: whoever knows it may send a signal at once.
     let terminated = match signal::terminated() {
         Ok(terminated) => terminated,

@@ -4,12 +4,15 @@
 //! generation and the new head are written together, and only when the head is still the one that was read: two writers at
 //! once cannot lose each other's work.
 
+mod generations;
+mod shelf;
 #[cfg(test)]
 mod tests;
 mod texts;
 
-use std::collections::{BTreeMap, BTreeSet, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 
+use futures_util::{StreamExt, TryStreamExt, stream};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 use sideguard_policy::compile;
@@ -23,8 +26,14 @@ use crate::error::Failure;
 use crate::keys::{Principal, own_key};
 use crate::signer::hex;
 
+pub(crate) use generations::told;
+
 /// Most objects of one set.
 const MOST: usize = 20_000;
+/// Texts that are read at once.
+const AT_ONCE: usize = 64;
+/// Most lines of a generation's summary.
+const LINES: usize = 200;
 /// Edits in one write of texts.
 const BATCH: usize = 200;
 
@@ -42,10 +51,11 @@ pub(crate) struct Entry {
 }
 
 /// A generation as it is kept.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq)]
 pub(crate) struct Kept {
     pub(crate) told: Generation,
     pub(crate) entries: Vec<Entry>,
+    parts: generations::Parts,
 }
 
 /// The generation in force.
@@ -70,53 +80,61 @@ fn broken(at: &impl ToString) -> Failure {
     Failure::Broken(at.to_string())
 }
 
-fn generation_key(number: u64) -> Result<sideguard_store::key::Key, Failure> {
-    own_key(&format!("generations/{number:020}"))
-}
-
 fn text_key(hash: &str) -> Result<sideguard_store::key::Key, Failure> {
     own_key(&format!("texts/{hash}"))
 }
 
+/// Number of the generation in force; zero before the first.
+pub(crate) async fn number(store: &Store, now: Timestamp) -> Result<u64, Failure> {
+    Ok(at_head(store, now).await?.map_or(0, |(number, _)| number))
+}
+
+async fn at_head(store: &Store, now: Timestamp) -> Result<Option<(u64, Revision)>, Failure> {
+    let at = own_key("head")?;
+    let Some(document) = store.documents.get(now, &at).await? else { return Ok(None) };
+    let number = std::str::from_utf8(&document.value).ok().and_then(|text| text.parse().ok());
+    Ok(Some((number.ok_or_else(|| broken(&at))?, document.revision)))
+}
+
 /// The generation in force; an empty one, number zero, before the first.
 pub(crate) async fn head(store: &Store, now: Timestamp) -> Result<Head, Failure> {
-    let at = own_key("head")?;
-    let Some(document) = store.documents.get(now, &at).await? else {
+    let Some((number, revision)) = at_head(store, now).await? else {
         let told = Generation {
             number: 0,
             digest: digest(&[]),
-            time: now,
+            time: Timestamp(0),
             by: String::new(),
             verb: String::new(),
             objects: 0,
             summary: Vec::new(),
         };
-        return Ok(Head { kept: Kept { told, entries: Vec::new() }, revision: None });
+        return Ok(Head {
+            kept: Kept { told, entries: Vec::new(), parts: generations::Parts::new() },
+            revision: None,
+        });
     };
-    let number: u64 = std::str::from_utf8(&document.value)
-        .ok()
-        .and_then(|text| text.parse().ok())
-        .ok_or_else(|| broken(&at))?;
-    Ok(Head { kept: generation(store, now, number).await?, revision: Some(document.revision) })
-}
-
-/// One generation.
-pub(crate) async fn generation(store: &Store, now: Timestamp, number: u64) -> Result<Kept, Failure> {
-    let at = generation_key(number)?;
-    let document = store.documents.get(now, &at).await?;
-    let document = document.ok_or_else(|| Failure::Missing(format!("generation {number}")))?;
-    serde_json::from_slice(&document.value).map_err(|_| broken(&at))
+    Ok(Head { kept: generations::whole(store, now, number).await?, revision: Some(revision) })
 }
 
 /// The texts of objects, in order.
 pub(crate) async fn texts(store: &Store, now: Timestamp, entries: &[Entry]) -> Result<Vec<String>, Failure> {
-    let mut texts = Vec::with_capacity(entries.len());
-    for entry in entries {
-        let at = text_key(&entry.text)?;
-        let document = store.documents.get(now, &at).await?.ok_or_else(|| broken(&at))?;
-        texts.push(String::from_utf8(document.value.to_vec()).map_err(|_| broken(&at))?);
-    }
-    Ok(texts)
+    let one = |entry: &Entry| {
+        let (known, hash) = (shelf::take(&entry.text), entry.text.clone());
+        async move {
+            if let Some(known) = known {
+                return Ok(known.to_string());
+            }
+            let at = text_key(&hash)?;
+            let document = store.documents.get(now, &at).await?.ok_or_else(|| broken(&at))?;
+            let text = String::from_utf8(document.value.to_vec()).map_err(|_| broken(&at))?;
+            if hex(&Sha256::digest(text.as_bytes())) != hash {
+                return Err(broken(&at));
+            }
+            shelf::put(&hash, &text);
+            Ok(text)
+        }
+    };
+    stream::iter(entries.iter().map(one)).buffered(AT_ONCE).try_collect().await
 }
 
 /// An object with its text.
@@ -197,7 +215,7 @@ pub(crate) async fn change(
             }
             before.entries.iter().filter(|entry| !names.contains(&entry.name)).cloned().collect()
         }
-        Wish::Rollback(to) => generation(store, now, to).await?.entries,
+        Wish::Rollback(to) => generations::whole(store, now, to).await?.entries,
     };
     if entries.len() > MOST {
         return Err(Failure::Invalid(format!("more than {MOST} objects")));
@@ -213,7 +231,7 @@ pub(crate) async fn change(
         by: by.name.clone(),
         verb: verb.to_owned(),
         objects: entries.len() as u64,
-        summary: changes.iter().filter(|change| change.action != Action::Unchanged).map(line).collect(),
+        summary: summary(&changes),
     };
     if told.summary.is_empty() || dry {
         let generation = before.told.number;
@@ -221,7 +239,7 @@ pub(crate) async fn change(
         return Ok(Applied { generation, digest, changes, warnings });
     }
     let answer = Applied { generation: number, digest: told.digest.clone(), changes, warnings };
-    write(store, now, head.revision, &Kept { told, entries }, &fresh).await?;
+    write(store, now, &head, &told, &entries, &fresh).await?;
     Ok(answer)
 }
 
@@ -260,6 +278,17 @@ fn affected(before: &Kept, after: &[Entry], changes: &[Change]) -> BTreeSet<Opti
         return own.chain([None]).collect();
     }
     changed.into_iter().map(|name| Some(name.tenant.clone())).collect()
+}
+
+/// A line for each change, the first ones of many.
+fn summary(changes: &[Change]) -> Vec<String> {
+    let mut changed = changes.iter().filter(|change| change.action != Action::Unchanged).map(line);
+    let mut lines: Vec<String> = changed.by_ref().take(LINES).collect();
+    let more = changed.count();
+    if more > 0 {
+        lines.push(format!("and {more} more"));
+    }
+    lines
 }
 
 fn line(change: &Change) -> String {
@@ -344,15 +373,17 @@ async fn validate(
     entries: &[Entry],
     fresh: &BTreeMap<String, String>,
 ) -> Result<(), Failure> {
-    let mut sources = Vec::new();
     let own = |entry: &&Entry| entry.shared || Some(entry.name.tenant.as_str()) == tenant;
-    for entry in entries.iter().filter(own) {
-        let text = match fresh.get(&entry.text) {
-            Some(text) => text.clone(),
-            None => texts(store, now, std::slice::from_ref(entry)).await?.pop().unwrap_or_default(),
-        };
-        sources.push(Source::new(file(&entry.name), text));
-    }
+    let (given, kept): (Vec<_>, Vec<_>) =
+        entries.iter().filter(own).cloned().partition(|entry| fresh.contains_key(&entry.text));
+    let mut known: HashMap<&Name, String> = HashMap::new();
+    known.extend(kept.iter().map(|entry| &entry.name).zip(texts(store, now, &kept).await?));
+    known.extend(given.iter().filter_map(|entry| Some((&entry.name, fresh.get(&entry.text)?.clone()))));
+    // In the order of the set, whichever texts are new.
+    let sources: Vec<Source> = entries
+        .iter()
+        .filter_map(|entry| Some(Source::new(file(&entry.name), known.remove(&entry.name)?)))
+        .collect();
     // Thousands of rules take a while: not on a thread that serves others.
     let checked = tokio::task::spawn_blocking(move || {
         let loaded = source::load(&sources);
@@ -376,8 +407,10 @@ pub(crate) async fn between(
 ) -> Result<Vec<Change>, Failure> {
     let none = Vec::new();
     let (before, after) = match from {
-        0 => (None, generation(store, now, to).await?),
-        from => (Some(generation(store, now, from).await?), generation(store, now, to).await?),
+        0 => (None, generations::whole(store, now, to).await?),
+        from => {
+            (Some(generations::whole(store, now, from).await?), generations::whole(store, now, to).await?)
+        }
     };
     compared(
         store,
@@ -392,34 +425,26 @@ pub(crate) async fn between(
 async fn write(
     store: &Store,
     now: Timestamp,
-    revision: Option<Revision>,
-    kept: &Kept,
+    before: &Head,
+    told: &Generation,
+    entries: &[Entry],
     fresh: &BTreeMap<String, String>,
 ) -> Result<(), Failure> {
     let mut edits = Vec::new();
     for (hash, text) in fresh {
         edits.push(Edit::put(text_key(hash)?, text.clone().into_bytes().into(), Expect::Any));
     }
-    // Texts without a generation harm nobody; a generation without its texts would.
+    // Texts and parts without a generation harm nobody; a generation without them would.
     for batch in edits.chunks(BATCH) {
         store.documents.put_all(now, batch.to_vec()).await?;
     }
-    let value = serde_json::to_vec(kept).map_err(|error| Failure::Invalid(error.to_string()))?;
-    let number = kept.told.number;
-    let written = store
-        .documents
-        .put_all(
-            now,
-            vec![
-                Edit::put(generation_key(number)?, value.into(), Expect::Absent),
-                Edit::put(
-                    own_key("head")?,
-                    number.to_string().into_bytes().into(),
-                    revision.map_or(Expect::Absent, Expect::Revision),
-                ),
-            ],
-        )
-        .await;
+    let head = Edit::put(
+        own_key("head")?,
+        told.number.to_string().into_bytes().into(),
+        before.revision.map_or(Expect::Absent, Expect::Revision),
+    );
+    let generation = generations::write(store, now, &before.kept, told, entries).await?;
+    let written = store.documents.put_all(now, vec![generation, head]).await;
     match written {
         Ok(_) => Ok(()),
         Err(StoreError::Conflict { .. }) => Err(Failure::Conflict(

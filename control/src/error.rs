@@ -52,9 +52,19 @@ pub enum Failure {
         /// In words.
         detail: String,
     },
-    /// The store is away or broken.
-    #[error("the store cannot be used now")]
+    /// The store is away or broken. What was sent to one that is away can have been done.
+    #[error("{}", match .0 {
+        StoreError::Away { .. } => "the store does not answer: what was asked for may or may not have been done, \
+            and can be asked for again",
+        _ => "the store cannot be used now",
+    })]
     Store(#[from] StoreError),
+    /// This replica does not know what is in force, as it has not heard of the store for a while.
+    #[error("this replica cannot say what is in force now: ask another one, or later")]
+    Unsure,
+    /// More sidecars ask this replica than it takes.
+    #[error("this replica has no place for a further sidecar: ask another one, or later")]
+    Full,
     /// The store holds what this version did not write.
     #[error("the store holds something unreadable at `{0}`")]
     Broken(String),
@@ -74,7 +84,9 @@ impl Failure {
             Self::TooLarge => (StatusCode::PAYLOAD_TOO_LARGE, "body_too_large"),
             Self::Misdirected(_) => (StatusCode::MISDIRECTED_REQUEST, "misdirected"),
             Self::Record { trouble, .. } => (StatusCode::CONFLICT, trouble.code()),
-            Self::Store(_) | Self::Broken(_) => (StatusCode::SERVICE_UNAVAILABLE, "store_unavailable"),
+            Self::Store(_) | Self::Broken(_) | Self::Unsure | Self::Full => {
+                (StatusCode::SERVICE_UNAVAILABLE, "store_unavailable")
+            }
         }
     }
 }

@@ -4,7 +4,8 @@ use ed25519_dalek::{Signer as _, SigningKey};
 use sideguard_runtime::secret::Secret;
 use sideguard_store::documents::Expect;
 use sideguard_store::{Store, StoreError};
-use sideguard_types::control::Signed;
+use sideguard_types::control::feed::Beat;
+use sideguard_types::control::{Kills, Signed};
 use sideguard_types::time::Timestamp;
 
 use crate::error::Failure;
@@ -45,6 +46,18 @@ impl Signer {
     pub(crate) fn sign(&self, mut signed: Signed) -> Signed {
         signed.signature = self.attest(&signed.message());
         signed
+    }
+
+    /// Signs kill switches.
+    pub(crate) fn kills(&self, mut kills: Kills) -> Kills {
+        kills.signature = self.attest(&kills.message());
+        kills
+    }
+
+    /// Signs what is in force.
+    pub(crate) fn beat(&self, mut beat: Beat) -> Beat {
+        beat.signature = self.attest(&beat.message());
+        beat
     }
 }
 

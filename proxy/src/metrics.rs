@@ -71,8 +71,21 @@ pub(crate) struct Metrics {
     reloads: Family<Named, Counter>,
     record_refused: Counter,
     providers: Mutex<Vec<String>>,
-    /// Calls and refusals so far.
-    counts: [AtomicU64; 2],
+    /// Calls, refusals, tokens and micro-dollars so far.
+    counts: [AtomicU64; 4],
+}
+
+/// What a sidecar tells of its work, since its start.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Counts {
+    /// Calls that left.
+    pub(crate) calls: u64,
+    /// Refusals.
+    pub(crate) denied: u64,
+    /// Tokens that models have read and written.
+    pub(crate) tokens: u64,
+    /// What that has cost, in micro-dollars.
+    pub(crate) cost: u64,
 }
 
 impl Metrics {
@@ -133,7 +146,7 @@ impl Metrics {
 
     /// Counts the judgement that an entry of the record tells.
     pub(crate) fn recorded(&self, record: &Record) {
-        let [calls, denied] = &self.counts;
+        let [calls, denied, ..] = &self.counts;
         match record.phase {
             Phase::Intent => calls.fetch_add(1, Ordering::Relaxed),
             Phase::Decision if record.decision.is_some_and(|decision| decision >= Decision::Throttle) => {
@@ -150,10 +163,10 @@ impl Metrics {
         }
     }
 
-    /// Calls that left and refusals, since the start.
-    pub(crate) fn counts(&self) -> (u64, u64) {
-        let [calls, denied] = &self.counts;
-        (calls.load(Ordering::Relaxed), denied.load(Ordering::Relaxed))
+    /// All counts.
+    pub(crate) fn counts(&self) -> Counts {
+        let [calls, denied, tokens, cost] = self.counts.each_ref().map(|count| count.load(Ordering::Relaxed));
+        Counts { calls, denied, tokens, cost }
     }
 
     pub(crate) fn refused(&self, code: Code) {
@@ -200,6 +213,10 @@ impl Metrics {
     }
 
     pub(crate) fn tokens(&self, provider: &str, usage: &Usage, cost: MicroUsd) {
+        let [.., tokens, spent] = &self.counts;
+        let both = [usage.input, usage.output].into_iter().flatten().map(|tokens| tokens.0);
+        tokens.fetch_add(both.sum(), Ordering::Relaxed);
+        spent.fetch_add(cost.0, Ordering::Relaxed);
         let provider = self.label(provider);
         for (kind, tokens) in [("input", usage.input), ("output", usage.output), ("cached", usage.cached)] {
             if let Some(tokens) = tokens {

@@ -255,6 +255,14 @@ pub async fn absolute(
     absolute_at(sidecar.outbound(), method, url, headers, body).await
 }
 
+/// The status of the reply to a request without a body, to a proxy at an address.
+///
+/// # Panics
+/// When there is no reply.
+pub async fn status_at(proxy: SocketAddr, method: &str, url: &str) -> u16 {
+    absolute_at(proxy, method, url, &[], "").await.status
+}
+
 /// As [`absolute`], to a proxy at an address.
 ///
 /// # Panics

@@ -20,6 +20,7 @@ mod remote;
 mod rollback;
 mod run;
 mod token;
+mod top;
 mod up;
 
 use std::process::ExitCode;
@@ -99,6 +100,8 @@ enum Verb {
     Approve(approvals::Approve),
     /// Says no to a call that waits.
     Deny(approvals::Deny),
+    /// Shows what agents do now: calls, refusals, tokens, cost.
+    Top(top::Arguments),
     /// Makes an enrolment token for a sidecar.
     Token(token::Arguments),
     /// Prints a script that completes commands in a shell.
@@ -145,6 +148,7 @@ fn main() -> ExitCode {
         Verb::Approvals(arguments) => in_runtime(|| approvals::list(arguments)),
         Verb::Approve(arguments) => in_runtime(|| approvals::approve(arguments)),
         Verb::Deny(arguments) => in_runtime(|| approvals::deny(arguments)),
+        Verb::Top(arguments) => in_runtime(|| top::run(arguments)),
         Verb::Token(arguments) => in_runtime(|| token::run(arguments)),
         Verb::Completions { shell } => {
             clap_complete::generate(shell, &mut Arguments::command(), "sideguard", &mut std::io::stdout());
@@ -207,6 +211,7 @@ mod tests {
             "approvals 01a2b3c4d5e6f708192a3b4c -o json",
             "approve 01a2b3c4d5e6f708192a3b4c --reason because",
             "deny 01a2b3c4d5e6f708192a3b4c",
+            "top -w --tenant acme -o json",
         ] {
             let words = std::iter::once("sideguard").chain(line.split(' '));
             assert!(Arguments::try_parse_from(words).is_ok(), "{line}");

@@ -231,7 +231,7 @@ async fn under_sidecar(
             Ok(started) => started.wait().await,
             Err(status) => status,
         };
-        running.stop(DRAIN, std::future::pending()).await;
+        stop(running, arguments).await;
         return Ok(status);
     };
     let running = app::start(spec, state, given, Ports::Inside(inside), summary).await?;
@@ -239,7 +239,7 @@ async fn under_sidecar(
     let own = identity(state);
     let (status, dropped) = space.run(&arguments.command, state, running.authority()).await?;
     running.dropped(dropped);
-    running.stop(DRAIN, std::future::pending()).await;
+    stop(running, arguments).await;
     if identity(state) != own {
         eprintln!(
             "sideguard: `{}` was moved while the command ran: do not trust what is there now",
@@ -253,6 +253,15 @@ async fn under_sidecar(
 async fn governed_by(running: &Running, arguments: &Arguments) -> anyhow::Result<()> {
     let url = arguments.control.as_deref().unwrap_or_default();
     running.governed(JOINED).await.map_err(|why| anyhow::anyhow!("control `{url}`: {why}"))
+}
+
+/// A state directory that was made for this run alone is never enrolled again: the key in it ends.
+async fn stop(running: Running, arguments: &Arguments) {
+    if arguments.state.is_none() {
+        running.stop_for_good(DRAIN, std::future::pending()).await;
+    } else {
+        running.stop(DRAIN, std::future::pending()).await;
+    }
 }
 
 /// How the sidecar comes into the fleet at `url`: by the given token, or by one that the key which is known here gets.

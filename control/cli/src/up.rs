@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, anyhow};
-use sideguard_client::Client;
+use sideguard_client::{Client, ClientError};
 use sideguard_proxy::app::{self, Nobody, StartError};
 use sideguard_proxy::ports::Ports;
 use sideguard_runtime::telemetry::{self, LogFormat};
@@ -56,6 +56,9 @@ pub(crate) struct Arguments {
     /// Redis, in place of the embedded store; needs --nats.
     #[arg(long, value_name = "URL", requires = "nats")]
     redis: Option<String>,
+    /// Name that everything in them begins with, so that several fleets can share servers.
+    #[arg(long, value_name = "NAME", default_value = "sideguard", requires = "redis")]
+    namespace: String,
     /// NATS with JetStream, in place of the embedded store; needs --redis.
     #[arg(long, value_name = "URL", requires = "redis")]
     nats: Option<String>,
@@ -108,7 +111,7 @@ async fn up(arguments: Arguments, state: &Path) -> anyhow::Result<()> {
     let store = arguments.redis.zip(arguments.nats).map(|(redis, nats)| SharedStore {
         redis,
         nats,
-        namespace: "sideguard".to_owned(),
+        namespace: arguments.namespace,
     });
     let texts = if arguments.file.is_empty() { None } else { Some(manifest::read(&arguments.file)?) };
     let spec = ControlSpec { listen: arguments.control, store, ..ControlSpec::default() };
@@ -149,6 +152,7 @@ async fn up(arguments: Arguments, state: &Path) -> anyhow::Result<()> {
 
 /// Applies what is given; where nothing is and nothing ever was, the starter policy.
 async fn begin(client: &Client, texts: Option<Vec<Text>>) -> anyhow::Result<()> {
+    let given = texts.is_some();
     let documents = match texts {
         Some(texts) => texts,
         None if client.newest_generations(1).await?.is_empty() => {
@@ -157,7 +161,11 @@ async fn begin(client: &Client, texts: Option<Vec<Text>>) -> anyhow::Result<()> 
         None => return Ok(()),
     };
     let apply = Apply { documents, dry_run: false, prune: None, expect: None };
-    let applied = client.apply(&apply).await.map_err(Failure::from)?;
+    let applied = match client.apply(&apply).await {
+        // Another replica on the same store began at the same moment.
+        Err(ClientError::Refused(problem)) if problem.status == 409 && !given => return Ok(()),
+        applied => applied.map_err(Failure::from)?,
+    };
     for warning in &applied.warnings {
         eprintln!("{warning}");
     }

@@ -2,7 +2,6 @@
 
 use std::time::Duration;
 
-use http::Method;
 use sideguard_types::control::Page;
 use sideguard_types::control::approvals::{Answer, Approval, Ask as Question, Redeem, Standing, State};
 
@@ -29,7 +28,7 @@ impl Client {
     pub async fn await_approval(&self, id: &str, seconds: u64) -> Result<Standing, ClientError> {
         let path = format!("/v1/approvals/{}/grant?wait={seconds}", escaped(id));
         let within = Duration::from_secs(seconds) + GRACE;
-        self.ask(Ask { method: &Method::GET, path: &path, body: &[], within }).await
+        self.ask(Ask::get(&path).within(within)).await
     }
 
     /// `POST /v1/approvals/{id}/grant`: uses a grant up for one call; for the same call it can be asked again.

@@ -3,15 +3,13 @@
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
-use http::HeaderValue;
-use http::header::CONTENT_TYPE;
 use http_body_util::BodyExt;
 use hyper::body::Incoming;
 use sideguard_types::control::Page;
 use sideguard_types::control::records::{Entry, Journal, Position};
 
 use crate::query::{escaped, with_query};
-use crate::{Ask, Client, ClientError, MAX_BODY, causes, is_problem};
+use crate::{Ask, Client, ClientError, MAX_BODY, causes};
 
 /// Longest silence of a stream, which says every 15 s that it is alive.
 const SILENCE: Duration = Duration::from_secs(45);
@@ -97,11 +95,7 @@ impl Client {
     ) -> Result<Position, ClientError> {
         let path = format!("/v1/records/{}", escaped(sidecar));
         let path = with_query(&path, &[("key", Some(key.to_owned())), ("from", Some(from.to_string()))]);
-        let ask = Ask::post(&path, &lines);
-        let mut request = self.request(ask)?;
-        request.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/x-ndjson"));
-        let answer = self.exchange(request, ask.within).await?;
-        self.read(&answer, &path)
+        self.ask(Ask { kind: "application/x-ndjson", ..Ask::post(&path, &lines) }).await
     }
 
     /// `GET /v1/records`: a page of the record, the newest first. It may hold fewer than asked for, even none, and still
@@ -160,15 +154,11 @@ impl Client {
     pub async fn watch(&self, which: &Records) -> Result<Watch, ClientError> {
         let path = with_query("/v1/records/stream", &which.values());
         let ask = Ask::get(&path);
-        let request = self.request(ask)?;
-        let asked = tokio::time::timeout(ask.within, self.http.request(request)).await;
-        let response = asked
-            .map_err(|_| self.unreachable(format!("no answer within {} s", ask.within.as_secs())))?
-            .map_err(|error| self.unreachable(causes(&error)))?;
-        let (status, problem) = (response.status(), is_problem(&response));
-        if !status.is_success() {
-            let body = self.body(response).await?;
-            return Err(self.refusal(status, problem, &body));
+        let (response, _) = tokio::time::timeout(ask.within, self.begin(ask))
+            .await
+            .map_err(|_| self.unreachable(format!("no answer within {} s", ask.within.as_secs())))??;
+        if !response.status().is_success() {
+            return Err(self.refused(response).await);
         }
         Ok(Watch { client: self.clone(), body: response.into_body(), read: BytesMut::new() })
     }

@@ -3,6 +3,7 @@
 use http::Method;
 use serde_json::{Value, json};
 use sideguard_types::control::approvals::{Answer, Approval, Ask, Callback, Redeem, Standing};
+use sideguard_types::control::feed::{Beat, Has, Leave};
 use sideguard_types::control::keys::{KeyEntry, KeyRequest, NewKey, Session, SignIn};
 use sideguard_types::control::records::{Entry, Journal, Position};
 use sideguard_types::control::{
@@ -89,6 +90,9 @@ fn sidecars() -> Vec<Described> {
         "scope": { "agent": { "tenant": "acme", "agent": "reader" } }, "reason": "it runs wild", "by": "alice",
         "time": TIME,
     });
+    let beat = json!({
+        "tenant": "acme", "generation": 7, "since": TIME, "kills": 4, "nonce": "5e…", "time": TIME, "signature": "a1…",
+    });
     let feed = json!({ "kills": { "number": 4, "scopes": ["fleet"] } });
     vec![
         route(Method::POST, "/v1/tokens", part, "Makes a token, good for one sidecar's enrolment.")
@@ -100,9 +104,21 @@ fn sidecars() -> Vec<Described> {
                 json!({ "key": "sgk_…", "tenant": "acme", "agent": "reader", "signer": "5f…" }),
             ),
         route(Method::GET, "/v1/feed", part, "Waits for what is newer than what a sidecar has, up to 25 s.")
-            .query::<fleet::Has>()
+            .query::<Has>()
             .answer::<Feed>(feed),
-        route(Method::POST, "/v1/report", part, "What a sidecar tells of itself.").body::<Report>(report),
+        route(
+            Method::GET,
+            "/v1/feed/stream",
+            part,
+            "Tells what is newer as it comes, as server-sent events.",
+        )
+        .query::<Has>()
+        .text("text/event-stream", "event: beat\ndata: {…}\n\n"),
+        route(Method::POST, "/v1/leave", part, "A sidecar's farewell.")
+            .body::<Leave>(json!({ "forget": true })),
+        route(Method::POST, "/v1/report", part, "What a sidecar tells of itself.")
+            .body::<Report>(report)
+            .answer::<Option<Beat>>(beat),
         route(
             Method::GET,
             "/v1/sidecars",

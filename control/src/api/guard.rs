@@ -143,7 +143,7 @@ impl Asked {
     async fn whose(self, control: &Control) -> Result<Session, Failure> {
         match self {
             Self::Key(key) => {
-                let who = keys::whose(&control.store, clock::now(), &key).await?;
+                let who = control.known.whose(&control.store, clock::now(), &key).await?;
                 Ok(Session { who, key: keys::hash(&key) })
             }
             Self::Session(id) => sessions::whose(&control.store, clock::now(), &id).await,

@@ -26,6 +26,7 @@ async fn control(dir: &tempfile::TempDir) -> Arc<Control> {
         signer,
         waiting: Arc::new(Waiting::new()),
         records: Records::new(),
+        known: Arc::default(),
         webhooks: Arc::default(),
         limits: Limits::new(&ControlLimits::default()),
         hosts: Hosts::new(Ipv4Addr::LOCALHOST.into(), &[]),

@@ -112,8 +112,12 @@ impl Default for Listen {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, rename_all = "camelCase")]
 pub struct Control {
-    /// Its base URL.
+    /// Its base URL; several with commas between are replicas of one, tried in turn.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
     pub url: String,
+    /// The same as a list.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub urls: Vec<String>,
     /// File with the enrolment token; needed once, for a state directory that has not enrolled.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub token: Option<TokenFile>,
@@ -140,6 +144,7 @@ impl Control {
     pub fn new(url: String, token: Option<TokenFile>) -> Self {
         Self {
             url,
+            urls: Vec::new(),
             token,
             ca: None,
             certificate: None,
@@ -147,6 +152,13 @@ impl Control {
             max_stale: an_hour(),
             max_stale_writes: a_minute(),
         }
+    }
+
+    /// All base URLs, with commas between.
+    #[must_use]
+    pub fn addresses(&self) -> String {
+        let own = self.url.split(',').chain(self.urls.iter().map(String::as_str)).map(str::trim);
+        own.filter(|url| !url.is_empty()).collect::<Vec<_>>().join(",")
     }
 }
 
