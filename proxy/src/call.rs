@@ -164,6 +164,8 @@ pub(crate) struct Exchange {
     pub(crate) method: String,
     pub(crate) session: Option<String>,
     pub(crate) trace_id: Option<String>,
+    /// What OpenTelemetry is told of it, where anything is.
+    pub(crate) trace: Option<Arc<crate::trace::Trace>>,
     /// The policy that everything in this exchange is judged by.
     pub(crate) policy: Arc<Policy>,
     pub(crate) route: Option<Route>,
@@ -191,6 +193,7 @@ impl Exchange {
             method: method.to_owned(),
             session: None,
             trace_id: None,
+            trace: None,
             policy,
             route: None,
             caller: None,

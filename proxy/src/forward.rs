@@ -320,6 +320,9 @@ fn outgoing(
         remove.push(name.clone());
         set.push((name.clone(), value.expose().clone()));
     }
+    if let Some(trace) = &reserved.exchange.trace {
+        trace.headers(&mut remove, &mut set);
+    }
     Ok(Outgoing { target: route.target.clone(), remove, set, body, upgrade: down.wants_upgrade() })
 }
 

@@ -9,6 +9,7 @@ use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::registry::Registry;
+use sideguard_runtime::otlp::Telemetry;
 use sideguard_runtime::telemetry;
 use sideguard_types::audit::{Phase, Record};
 use sideguard_types::refusal::Code;
@@ -75,7 +76,8 @@ pub(crate) struct Metrics {
 }
 
 impl Metrics {
-    pub(crate) fn new() -> Self {
+    /// With what telemetry counts about itself, where there is any.
+    pub(crate) fn new(exported: Option<&Telemetry>) -> Self {
         let seconds = [
             0.000_5, 0.001, 0.002_5, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0,
             60.0, 300.0,
@@ -116,6 +118,9 @@ impl Metrics {
         registry.register("stripped_headers", "Reserved headers that agents sent", metrics.stripped.clone());
         registry.register("connections", "Connections from agents now", metrics.connections.clone());
         registry.register("policy_reloads", "Policy reloads by result", metrics.reloads.clone());
+        if let Some(exported) = exported {
+            exported.register(registry);
+        }
         metrics
     }
 

@@ -24,6 +24,7 @@ mod secrets;
 mod seed;
 mod side_doors;
 mod streams;
+mod telemetry;
 mod tls;
 mod transport;
 mod upgrade;

@@ -1,5 +1,6 @@
 //! The only place that reads the environment.
 
+use std::collections::HashMap;
 use std::path::PathBuf;
 
 /// Prefix of the environment variables that set keys of the configuration.
@@ -32,6 +33,16 @@ pub fn configuration() -> Vec<(String, String)> {
     std::env::vars_os()
         .filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)))
         .filter(|(name, _)| name.starts_with(PREFIX) && !NOT_KEYS.contains(&name.as_str()))
+        .collect()
+}
+
+/// What the environment says of OpenTelemetry: variables that begin with `OTEL_` and are not empty.
+#[must_use]
+#[expect(clippy::disallowed_methods, reason = "this is where the environment is read")]
+pub fn opentelemetry() -> HashMap<String, String> {
+    std::env::vars_os()
+        .filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)))
+        .filter(|(name, value)| name.starts_with("OTEL_") && !value.is_empty())
         .collect()
 }
 
