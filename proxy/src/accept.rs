@@ -25,6 +25,7 @@ pub(crate) async fn accept(
     let policy = sidecar.policy.load_full();
     let mut exchange = Exchange::new(policy, down.head().method.as_str());
     exchange.trace_id = text(&down.head().headers, "traceparent").and_then(trace_id);
+    down.count(&exchange.waits);
     if let Some(traces) = &sidecar.traces {
         traces.begin(&mut exchange, &down.head().headers);
     }

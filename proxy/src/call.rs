@@ -19,6 +19,7 @@ use sideguard_types::units::{MicroUsd, Tokens};
 use crate::feed::Policy;
 use crate::ports::Whose;
 use crate::upstreams::Upstream;
+use crate::waits::Waits;
 
 /// A host name or address, lower case, and a port.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
@@ -161,6 +162,8 @@ pub(crate) struct Exchange {
     pub(crate) id: String,
     pub(crate) at: Timestamp,
     pub(crate) since: Stopwatch,
+    /// How much of that it has waited for others.
+    pub(crate) waits: Waits,
     pub(crate) method: String,
     pub(crate) session: Option<String>,
     pub(crate) trace_id: Option<String>,
@@ -190,6 +193,7 @@ impl Exchange {
             id: sideguard_runtime::id::new(at),
             at,
             since: Stopwatch::start(),
+            waits: Waits::counted(),
             method: method.to_owned(),
             session: None,
             trace_id: None,

@@ -37,3 +37,4 @@ mod trace;
 mod tunnel;
 pub mod upstreams;
 mod velocity;
+mod waits;

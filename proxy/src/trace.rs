@@ -1,6 +1,7 @@
 //! What OpenTelemetry is told of each call: one span, and what it used. Fed by the entries of the record, so that the two
 //! cannot differ; without telemetry there is nothing of this.
 
+mod instruments;
 mod span;
 
 use std::collections::HashMap;
@@ -9,13 +10,14 @@ use std::sync::{Arc, Weak};
 use http::{HeaderMap, HeaderName, HeaderValue};
 use parking_lot::Mutex;
 use sideguard_dialects::detect::Operation;
-use sideguard_runtime::clock;
+use sideguard_runtime::clock::Stopwatch;
 use sideguard_runtime::otlp::Telemetry;
 use sideguard_runtime::otlp::context::Context;
-use sideguard_types::audit::Record;
+use sideguard_types::audit::{Phase, Record};
 use sideguard_types::time::Timestamp;
 
 use crate::call::{Exchange, ModelFacts};
+use crate::waits::Waits;
 use span::Story;
 
 /// Calls under way that are told of.
@@ -32,6 +34,8 @@ pub(crate) struct Trace {
     parent: Option<Context>,
     call: String,
     began: Timestamp,
+    since: Stopwatch,
+    waits: Waits,
     story: Mutex<Story>,
     all: Arc<Traces>,
 }
@@ -51,6 +55,8 @@ impl Traces {
             parent,
             call: exchange.id.clone(),
             began: exchange.at,
+            since: exchange.since,
+            waits: exchange.waits.clone(),
             story: Mutex::default(),
             all: Arc::clone(self),
         });
@@ -60,6 +66,15 @@ impl Traces {
 
     /// Takes in what an entry of the record tells.
     pub(crate) fn recorded(&self, record: &Record) {
+        if let (Phase::Intent | Phase::Decision, Some(point), Some(decision)) =
+            (record.phase, record.point, record.decision)
+        {
+            let labels = || {
+                let (point, decision) = (point.as_str().into(), decision.as_str().into());
+                vec![("sideguard.point", point), ("sideguard.decision", decision)]
+            };
+            self.telemetry.measure(&instruments::DECISIONS, labels, 1.0);
+        }
         if record.call.is_empty() {
             return;
         }
@@ -97,9 +112,15 @@ impl Trace {
 impl Drop for Trace {
     fn drop(&mut self) {
         self.all.open.lock().remove(&self.call);
+        let took = self.since.elapsed();
+        let own = took.saturating_sub(self.waits.total());
+        let telemetry = &self.all.telemetry;
+        let mut story = self.story.lock();
+        story.measure(telemetry, took, own);
         if self.context.sampled() {
-            let span = self.story.lock().span(&self.context, self.parent.as_ref(), self.began, clock::now());
-            self.all.telemetry.ended(span);
+            // The system's clock may have been set meanwhile.
+            let ended = self.began.plus(took);
+            telemetry.ended(story.span(&self.context, self.parent.as_ref(), self.began, ended));
         }
     }
 }

@@ -3,9 +3,13 @@
 
 mod collector;
 
+use std::time::Duration;
+
+use harness::fake;
 use harness::sidecar::ALLOW;
 use harness::{Fake, Sidecar, client, model, setting};
 use opentelemetry_proto::tonic::trace::v1::Span;
+use tokio::io::AsyncWriteExt;
 
 use collector::{Collector, attributes, hex};
 
@@ -24,6 +28,19 @@ async fn ask(sidecar: &Sidecar, more: &str, traceparent: Option<&str>) -> client
     let mut headers = vec![("content-type", "application/json"), ("x-sideguard-session", "s-1")];
     headers.extend(traceparent.map(|value| ("traceparent", value)));
     client::gateway(sidecar, "POST", model::CHAT, &headers, model::ask("canary prompt", more)).await
+}
+
+/// A metric's value, 0 where it is not there yet.
+async fn metric(sidecar: &Sidecar, name: &str) -> f64 {
+    let text = client::admin(sidecar, "/metrics").await.text();
+    let line = text.lines().find_map(|line| line.strip_prefix(name));
+    line.map_or(0.0, |value| value.trim().parse().expect("a number"))
+}
+
+/// Names of the metrics that a text for Prometheus holds.
+fn families(text: &str) -> String {
+    let named = text.lines().filter_map(|line| line.strip_prefix("# TYPE ")).map(|line| format!("{line}\n"));
+    named.collect()
 }
 
 fn named<'s>(spans: &'s [Span], name: &str) -> Vec<&'s Span> {
@@ -147,4 +164,144 @@ async fn without_telemetry_the_agents_trace_passes_as_it_is() {
     assert!(!seen[1].headers.contains_key("traceparent"));
     let text = client::admin(&sidecar, "/metrics").await.text();
     assert!(!text.contains("sideguard_telemetry"), "nothing of it runs");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn tokens_and_durations_are_measured_in_the_recommended_buckets() {
+    let fake = Fake::start(None, |seen| {
+        if String::from_utf8_lossy(&seen.body).contains("\"stream\":true") {
+            let events = [model::text("fine"), model::finish("stop"), model::usage(11, 3)];
+            return model::stream(events.concat() + model::DONE);
+        }
+        model::json(model::completion("fine", 7, 5))
+    })
+    .await;
+    let collector = Collector::start().await;
+    let sidecar = told(&fake, &collector, &[]);
+    assert_eq!(ask(&sidecar, "", None).await.status, 200);
+    assert_eq!(ask(&sidecar, r#","stream":true"#, None).await.status, 200);
+    assert_eq!(client::gateway(&sidecar, "DELETE", "/web/x", &[], "").await.status, 403);
+    let told = |name: &str, label: (&str, &str)| {
+        let points = collector.histogram(name);
+        points
+            .into_iter()
+            .find(|point| attributes(&point.attributes).get(label.0).map(String::as_str) == Some(label.1))
+    };
+    const TOKENS: &str = "gen_ai.client.token.usage";
+    let whole = || told(TOKENS, ("gen_ai.token.type", "output")).is_some_and(|point| point.count == 2);
+    harness::until("both calls are measured", whole).await;
+    let input = told(TOKENS, ("gen_ai.token.type", "input")).expect("a series");
+    let output = told(TOKENS, ("gen_ai.token.type", "output")).expect("a series");
+    assert_eq!((input.sum, output.sum), (Some(18.0), Some(8.0)));
+    assert_eq!(input.explicit_bounds.len(), 14);
+    assert_eq!(input.bucket_counts[..4], [0, 0, 2, 0], "7 and 11 lie between 4 and 16");
+    let took = told("gen_ai.client.operation.duration", ("gen_ai.operation.name", "chat")).expect("a series");
+    assert_eq!((took.count, took.explicit_bounds[0]), (2, 0.01));
+    let labels = attributes(&took.attributes);
+    assert_eq!(
+        (labels["gen_ai.provider.name"].as_str(), labels["gen_ai.request.model"].as_str()),
+        ("openai", "gpt-4o-mini")
+    );
+    harness::until("the denied one too", || collector.sum("sideguard.decisions") >= 3.0).await;
+    let mut names: Vec<String> = collector.metrics().into_iter().map(|metric| metric.name).collect();
+    names.sort();
+    assert_eq!(
+        names,
+        [
+            "gen_ai.client.operation.duration",
+            "gen_ai.client.token.usage",
+            "sideguard.cost",
+            "sideguard.decisions",
+            "sideguard.overhead"
+        ]
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_collector_that_is_down_costs_no_call_and_what_is_lost_is_counted() {
+    let fake = Fake::json("{}").await;
+    let collector = Collector::start().await;
+    collector.answers(503);
+    let sidecar = told(&fake, &collector, &["OTEL_BSP_MAX_QUEUE_SIZE=8", "OTEL_BSP_MAX_EXPORT_BATCH_SIZE=4"]);
+    for number in 0..60 {
+        assert_eq!(client::gateway(&sidecar, "GET", &format!("/web/{number}"), &[], "").await.status, 200);
+    }
+    const DROPPED: &str = "sideguard_telemetry_dropped_total{signal=\"traces\",reason=\"queue_full\"}";
+    const EXPORTED: &str = "sideguard_telemetry_exported_total{signal=\"traces\"}";
+    let dropped = metric(&sidecar, DROPPED).await;
+    // At most eight wait in the queue, and four in the batch that is tried again and again.
+    assert!(dropped >= 48.0, "{dropped}");
+    assert!(metric(&sidecar, "sideguard_telemetry_failures_total{signal=\"traces\"}").await >= 1.0);
+    collector.answers(200);
+    for _ in 0..1_000 {
+        if metric(&sidecar, EXPORTED).await + dropped >= 60.0 {
+            return;
+        }
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    panic!("what waited does not arrive when the collector is back");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_was_not_sent_yet_is_sent_before_the_end() {
+    let fake = Fake::json("{}").await;
+    let collector = Collector::start().await;
+    let mut sidecar = told(&fake, &collector, &["OTEL_BSP_SCHEDULE_DELAY=60000"]);
+    assert_eq!(client::gateway(&sidecar, "GET", "/web/x", &[], "").await.status, 200);
+    assert!(collector.spans().is_empty());
+    let status = tokio::task::block_in_place(|| sidecar.terminate());
+    assert_eq!((status.code(), collector.spans().len()), (Some(0), 1));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_sampler_that_takes_nothing_still_hands_the_trace_on() {
+    let fake = Fake::json("{}").await;
+    let collector = Collector::start().await;
+    let sidecar = told(&fake, &collector, &["OTEL_TRACES_SAMPLER=always_off"]);
+    let parent = format!("00-{TRACE}-{AGENT}-01");
+    let headers = [("traceparent", parent.as_str()), ("tracestate", "a=1")];
+    assert_eq!(client::gateway(&sidecar, "GET", "/web/x", &headers, "").await.status, 200);
+    let sent = fake.seen().pop().expect("a request");
+    let sent_on = sent.headers["traceparent"].to_str().expect("a text");
+    assert!(sent_on.starts_with(&format!("00-{TRACE}-")) && sent_on.ends_with("-00"), "{sent_on}");
+    assert_eq!(sent.headers["tracestate"], "a=1");
+    harness::until("it is measured", || collector.sum("sideguard.decisions") >= 1.0).await;
+    assert!(collector.spans().is_empty());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_names_of_a_sidecars_metrics_stay() {
+    let fake = Fake::start(None, |_| model::json(model::completion("fine", 7, 5))).await;
+    let collector = Collector::start().await;
+    let sidecar = told(&fake, &collector, &[]);
+    assert_eq!(ask(&sidecar, "", None).await.status, 200);
+    assert_eq!(client::gateway(&sidecar, "DELETE", "/web/x", &[], "").await.status, 403);
+    insta::assert_snapshot!(families(&client::admin(&sidecar, "/metrics").await.text()));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_sideguard_itself_takes_leaves_out_what_it_waits_for() {
+    // The upstream thinks for half a second, and so does the agent over its body.
+    let (send, mut asked) = tokio::sync::mpsc::channel(1);
+    let fake = Fake::start(None, move |_| {
+        let (parts, body) = fake::parts();
+        send.try_send(parts).expect("room");
+        fake::reply("text/plain", body)
+    })
+    .await;
+    let sidecar = Sidecar::start(&setting::upstreams(&fake), &[("allow.yaml", ALLOW)]);
+    let head = format!("POST /web/x HTTP/1.1\r\nhost: {}\r\ncontent-length: 4\r\n\r\nab", sidecar.outbound());
+    let mut tcp = tokio::net::TcpStream::connect(sidecar.outbound()).await.expect("the port");
+    tcp.write_all(head.as_bytes()).await.expect("a head");
+    tokio::time::sleep(Duration::from_millis(400)).await;
+    tcp.write_all(b"cd").await.expect("the rest");
+    let parts = asked.recv().await.expect("a request");
+    tokio::time::sleep(Duration::from_millis(400)).await;
+    parts.send("done".into()).await.expect("a listener");
+    drop(parts);
+    sidecar.recorded(|entry| entry["phase"] == "outcome").await;
+    let took = metric(&sidecar, "sideguard_call_duration_seconds_sum").await;
+    let own = metric(&sidecar, "sideguard_overhead_seconds_sum").await;
+    assert!(took >= 0.8, "{took}");
+    assert!(own > 0.0 && own < 0.3, "{own} of {took}");
 }

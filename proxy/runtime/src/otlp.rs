@@ -6,7 +6,9 @@
 
 pub mod context;
 mod export;
+mod measures;
 pub mod messages;
+pub mod meter;
 pub mod sampler;
 pub mod settings;
 
@@ -19,10 +21,11 @@ use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
 
 use crate::https::Place;
-use crate::{environment, tasks};
+use crate::{clock, environment, tasks};
 use context::Context;
-use export::{Counts, Spans};
+use export::{Counts, Measures, Spans};
 use messages::{Resource, Span};
+use meter::{Instrument, Labels, Meter};
 use sampler::Sampler;
 use settings::{Settings, Target};
 
@@ -33,6 +36,7 @@ pub struct Telemetry(Arc<Inner>);
 #[derive(Debug)]
 struct Inner {
     spans: Option<mpsc::Sender<Span>>,
+    meter: Option<Arc<Meter>>,
     sampler: Sampler,
     counts: Counts,
     stop: watch::Sender<bool>,
@@ -81,16 +85,36 @@ impl Telemetry {
             running.push(tasks::spawn("otlp-traces", exporter.run(receive, stopped.clone())));
             spans = Some(send);
         }
+        let mut meter = None;
+        if let Some((target, place)) = settings.metrics.as_ref().and_then(|to| Some((to, place(to)?))) {
+            let own = Arc::new(Meter::new(clock::now()));
+            let exporter = Measures {
+                to: export::To { place, target: target.clone() },
+                resource,
+                meter: Arc::clone(&own),
+                interval: settings.interval,
+                counts: counts.clone(),
+            };
+            running.push(tasks::spawn("otlp-metrics", exporter.run(stopped)));
+            meter = Some(own);
+        }
         if running.is_empty() {
             return None;
         }
         let running = Mutex::new(running);
-        Some(Self(Arc::new(Inner { spans, sampler: settings.sampler, counts, stop, running })))
+        Some(Self(Arc::new(Inner { spans, meter, sampler: settings.sampler, counts, stop, running })))
     }
 
     /// Puts what it counts about itself into a registry for Prometheus.
     pub fn register(&self, registry: &mut Registry) {
         self.0.counts.register(registry);
+    }
+
+    /// Measures something, where metrics are exported.
+    pub fn measure(&self, instrument: &'static Instrument, labels: impl FnOnce() -> Labels, value: f64) {
+        if let Some(meter) = &self.0.meter {
+            meter.add(instrument, labels(), value);
+        }
     }
 
     /// Whether traces are exported.

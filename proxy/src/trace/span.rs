@@ -1,12 +1,17 @@
 //! A call as a span, by the semantic conventions for generative AI (OpenTelemetry, `gen_ai.*`), with Sideguard's own beside
 //! them. No prompts, no bodies, no arguments.
 
+use std::time::Duration;
+
 use sideguard_dialects::detect::Operation;
+use sideguard_runtime::otlp::Telemetry;
 use sideguard_runtime::otlp::context::Context;
 use sideguard_runtime::otlp::messages::{CLIENT, ERROR, Event, KeyValue, Span, Status, Value, int, text};
+use sideguard_runtime::otlp::meter::{Label, Labels};
 use sideguard_types::audit::{Phase, Record};
 use sideguard_types::time::Timestamp;
 
+use super::instruments::{COST, DURATION, OWN_TIME, TOKENS};
 use crate::call::ModelFacts;
 
 /// Most events of one span; further ones are counted.
@@ -137,6 +142,51 @@ impl Story {
             // Bit 8 says that bit 9 is known, bit 9 that the parent is in another process.
             flags: u32::from(own.flags) | 0x100 | if parent.is_some() { 0x200 } else { 0 },
         }
+    }
+
+    /// Measures a call that has ended: `took` so long, of which `own` was Sideguard's.
+    pub(super) fn measure(&self, telemetry: &Telemetry, took: Duration, own: Duration) {
+        let Some(told) = &self.told else { return };
+        // A connection that was upgraded lives on: its time is not a call's.
+        if told.status != Some(101) {
+            telemetry.measure(&OWN_TIME, Vec::new, own.as_secs_f64());
+        }
+        if let Some(cost) = told.cost_usd {
+            #[expect(clippy::cast_precision_loss, reason = "a metric, not an account")]
+            telemetry.measure(&COST, || self.labels(told, None), cost.0 as f64 / 1e6);
+        }
+        let Some(operation) = self.operation() else { return };
+        let labels = || {
+            let mut labels = self.labels(told, Some(operation));
+            labels.extend(self.error().map(|error| ("error.type", Label::of(&error))));
+            labels
+        };
+        telemetry.measure(&DURATION, labels, took.as_secs_f64());
+        let usage = told.usage.unwrap_or_default();
+        for (kind, tokens) in [("input", usage.input), ("output", usage.output)] {
+            let Some(tokens) = tokens else { continue };
+            let labels = || {
+                let mut labels = self.labels(told, Some(operation));
+                labels.push(("gen_ai.token.type", kind.into()));
+                labels
+            };
+            #[expect(clippy::cast_precision_loss, reason = "a metric, not an account")]
+            telemetry.measure(&TOKENS, labels, tokens.0 as f64);
+        }
+    }
+
+    fn labels(&self, told: &Record, operation: Option<&'static str>) -> Labels {
+        let (address, port) = server(&told.target.host);
+        let all = [
+            ("gen_ai.operation.name", operation.map(Label::from)),
+            ("gen_ai.provider.name", self.provider.as_deref().map(Label::of)),
+            ("gen_ai.request.model", told.target.model.as_deref().map(Label::of)),
+            ("gen_ai.response.model", self.answered.as_deref().map(Label::of)),
+            ("gen_ai.tool.name", told.target.tool.as_deref().map(Label::of)),
+            ("server.address", Some(Label::of(address))),
+            ("server.port", port.map(Label::Number)),
+        ];
+        all.into_iter().filter_map(|(name, label)| Some((name, label?))).collect()
     }
 
     fn attributes(&self, error: Option<String>) -> Vec<KeyValue> {

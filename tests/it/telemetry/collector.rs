@@ -6,9 +6,13 @@ use std::sync::atomic::{AtomicU16, Ordering};
 
 use harness::Fake;
 use harness::fake::{self, whole};
+use opentelemetry_proto::tonic::collector::metrics::v1::ExportMetricsServiceRequest;
 use opentelemetry_proto::tonic::collector::trace::v1::ExportTraceServiceRequest;
 use opentelemetry_proto::tonic::common::v1::any_value::Value;
 use opentelemetry_proto::tonic::common::v1::{AnyValue, KeyValue};
+use opentelemetry_proto::tonic::metrics::v1::metric::Data;
+use opentelemetry_proto::tonic::metrics::v1::number_data_point::Value as Number;
+use opentelemetry_proto::tonic::metrics::v1::{HistogramDataPoint, Metric};
 use opentelemetry_proto::tonic::trace::v1::Span;
 use prost::Message;
 
@@ -58,6 +62,36 @@ impl Collector {
     pub(super) async fn spans_of(&self, calls: usize) -> Vec<Span> {
         harness::until("the spans are there", || self.spans().len() >= calls).await;
         self.spans()
+    }
+
+    /// The metrics, as they were sent last.
+    pub(super) fn metrics(&self) -> Vec<Metric> {
+        let seen = self.fake.seen();
+        let Some(last) = seen.iter().rfind(|seen| seen.target == "/v1/metrics") else { return Vec::new() };
+        let request = ExportMetricsServiceRequest::decode(last.body.clone()).expect("OTLP");
+        let scopes = request.resource_metrics.into_iter().flat_map(|resource| resource.scope_metrics);
+        scopes.flat_map(|scope| scope.metrics).collect()
+    }
+
+    /// The series of a histogram, as they were sent last.
+    pub(super) fn histogram(&self, name: &str) -> Vec<HistogramDataPoint> {
+        let found = self.metrics().into_iter().find(|metric| metric.name == name);
+        match found.and_then(|metric| metric.data) {
+            Some(Data::Histogram(histogram)) => histogram.data_points,
+            Some(other) => panic!("`{name}` is no histogram: {other:?}"),
+            None => Vec::new(),
+        }
+    }
+
+    /// The sum of all series of a counter.
+    pub(super) fn sum(&self, name: &str) -> f64 {
+        let found = self.metrics().into_iter().find(|metric| metric.name == name);
+        let Some(Data::Sum(sum)) = found.and_then(|metric| metric.data) else { return 0.0 };
+        let value = |number: &Option<Number>| match number {
+            Some(Number::AsDouble(value)) => *value,
+            other => panic!("no double: {other:?}"),
+        };
+        sum.data_points.iter().map(|point| value(&point.value)).sum()
     }
 
     /// What the resource says that everything comes from.

@@ -1,5 +1,6 @@
 //! Sends what is to be exported, in batches.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -12,9 +13,11 @@ use prost::Message;
 use rand::Rng;
 use tokio::sync::{mpsc, watch};
 
+use super::measures::{Metrics, ResourceMetrics, ScopeMetrics};
 use super::messages::{Resource, ResourceSpans, Scope, ScopeSpans, Span, Traces};
+use super::meter::Meter;
 use super::settings::Target;
-use crate::clock::Stopwatch;
+use crate::clock::{self, Stopwatch};
 use crate::https::Place;
 
 /// First pause after the collector could not take something; it doubles up to [`LONGEST_PAUSE`].
@@ -205,6 +208,41 @@ impl Spans {
                     pause = (pause * 2).min(LONGEST_PAUSE);
                 }
             }
+        }
+    }
+}
+
+/// Sends what was measured.
+pub(super) struct Measures {
+    pub(super) to: To,
+    pub(super) resource: Resource,
+    pub(super) meter: Arc<Meter>,
+    pub(super) interval: Duration,
+    pub(super) counts: Counts,
+}
+
+impl Measures {
+    /// Sends all of it again and again until told to stop, and then once more. What the collector does not take is in the
+    /// next one too: sums and histograms tell all since the start.
+    pub(super) async fn run(self, mut stop: watch::Receiver<bool>) {
+        while !*stop.borrow() {
+            // The sender lives as long as whoever may stop it.
+            let _ = tokio::time::timeout(self.interval, stop.wait_for(|stop| *stop)).await;
+            self.send().await;
+        }
+    }
+
+    async fn send(&self) {
+        let metrics = self.meter.metrics(clock::now());
+        if metrics.is_empty() {
+            return;
+        }
+        let scope_metrics = vec![ScopeMetrics { scope: Some(Scope::ours()), metrics }];
+        let resource_metrics = vec![ResourceMetrics { resource: Some(self.resource.clone()), scope_metrics }];
+        let body = Bytes::from(Metrics { resource_metrics }.encode_to_vec());
+        match self.to.once("metrics", body, &self.counts).await {
+            (Outcome::Taken, _) => self.counts.exported("metrics", 1),
+            (Outcome::Busy | Outcome::Refused, _) => self.counts.dropped("metrics", "unreachable", 1),
         }
     }
 }
