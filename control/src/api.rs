@@ -3,6 +3,8 @@
 
 mod desired;
 mod fleet;
+mod records;
+mod watch;
 
 use std::sync::Arc;
 
@@ -19,6 +21,8 @@ use sideguard_store::Store;
 use crate::error::Failure;
 use crate::feed::Waiting;
 use crate::keys::{self, Principal, Role};
+use crate::metrics::Metrics;
+use crate::records::Records;
 use crate::signer::Signer;
 
 /// Longest body of a request.
@@ -30,6 +34,10 @@ pub(crate) struct Control {
     pub(crate) store: Store,
     pub(crate) signer: Signer,
     pub(crate) waiting: Arc<Waiting>,
+    pub(crate) records: Records,
+    pub(crate) metrics: Arc<Metrics>,
+    /// Whether only this machine reaches the port.
+    pub(crate) loopback: bool,
 }
 
 /// Who may use a route.
@@ -47,17 +55,21 @@ enum Access {
     Operators,
     /// Operators of all tenants.
     Owners,
+    /// Operators and viewers of all tenants; where the port is on loopback alone, whoever asks.
+    Scrape,
 }
 
-type Routes = [(Method, &'static str, Access, fn() -> MethodRouter<Arc<Control>>); 18];
+type Routes = [(Method, &'static str, Access, fn() -> MethodRouter<Arc<Control>>); 22];
 
 /// Every route.
 fn routes() -> Routes {
-    use Access::{Open, Operators, Owners, People, Sidecars, Token};
+    use Access::{Open, Operators, Owners, People, Scrape, Sidecars, Token};
     [
         (Method::GET, "/healthz", Open, || get(fleet::healthy)),
         (Method::GET, "/readyz", Open, || get(fleet::ready)),
         (Method::GET, "/version", Open, || get(fleet::version)),
+        (Method::GET, "/metrics", Scrape, || get(watch::metrics)),
+        (Method::GET, "/v1/sinks", People, || get(watch::sinks)),
         (Method::POST, "/v1/enrol", Token, || post(fleet::enrol)),
         (Method::GET, "/v1/feed", Sidecars, || get(fleet::feed)),
         (Method::POST, "/v1/report", Sidecars, || post(fleet::report)),
@@ -66,6 +78,8 @@ fn routes() -> Routes {
         (Method::GET, "/v1/kills", People, || get(fleet::kills)),
         (Method::POST, "/v1/kills", Operators, || post(fleet::kill)),
         (Method::DELETE, "/v1/kills", Operators, || delete(fleet::unkill)),
+        (Method::POST, "/v1/records/{sidecar}", Sidecars, || post(records::take)),
+        (Method::GET, "/v1/records", People, || get(records::find)),
         (Method::POST, "/v1/apply", Operators, || post(desired::apply)),
         (Method::POST, "/v1/delete", Operators, || post(desired::delete)),
         (Method::POST, "/v1/rollback", Owners, || post(desired::rollback)),
@@ -86,7 +100,8 @@ pub(crate) fn router(control: Arc<Control>) -> Router {
                 guard(access, state, request, next)
             },
         );
-        router = router.route(path, route().layer(guard));
+        let told = middleware::from_fn_with_state((Arc::clone(&control), path), watch::told);
+        router = router.route(path, route().layer(guard).layer(told));
     }
     router
         .fallback(|| async { Failure::Missing("route of this name".to_owned()) })
@@ -101,7 +116,8 @@ async fn guard(
     mut request: Request,
     next: Next,
 ) -> Result<Response, Failure> {
-    if !matches!(access, Access::Open | Access::Token) {
+    let open = matches!(access, Access::Open | Access::Token) || access == Access::Scrape && control.loopback;
+    if !open {
         let key = request
             .headers()
             .get(header::AUTHORIZATION)
@@ -115,6 +131,7 @@ async fn guard(
             Access::People => matches!(who.role, Role::Operator | Role::Viewer),
             Access::Operators => who.role == Role::Operator,
             Access::Owners => who.role == Role::Operator && who.tenant.is_none(),
+            Access::Scrape => who.role != Role::Sidecar && who.tenant.is_none(),
         };
         if !may {
             return Err(Failure::Forbidden("do this"));
@@ -154,6 +171,8 @@ mod tests {
     use super::{Access, Control, router, routes};
     use crate::feed::Waiting;
     use crate::keys::{self, Principal, Role};
+    use crate::metrics::Metrics;
+    use crate::records::Records;
     use crate::signer::Signer;
 
     async fn status(router: &axum::Router, method: &Method, path: &str, key: Option<&str>) -> StatusCode {
@@ -173,7 +192,9 @@ mod tests {
         let store = Store::open_embedded(dir.path()).await.expect("a store");
         let now = clock::now();
         let signer = Signer::open(&store, now).await.expect("a key");
-        let control = Arc::new(Control { store, signer, waiting: Arc::new(Waiting::new()) });
+        let (waiting, records) = (Arc::new(Waiting::new()), Records::new());
+        let metrics = Arc::new(Metrics::new(None));
+        let control = Arc::new(Control { store, signer, waiting, records, metrics, loopback: false });
         let router = router(Arc::clone(&control));
         let mut keys = Vec::new();
         for (role, tenant) in [
@@ -190,6 +211,7 @@ mod tests {
                 .replace("{tenant}", "acme")
                 .replace("{kind}", "Policy")
                 .replace("{name}", "p")
+                .replace("{sidecar}", "s")
                 .replace("{number}", "1");
             if matches!(access, Access::Open | Access::Token) {
                 continue;
@@ -206,6 +228,7 @@ mod tests {
                     Access::People => *role != Role::Sidecar,
                     Access::Operators => *role == Role::Operator,
                     Access::Owners => *role == Role::Operator && tenant.is_none(),
+                    Access::Scrape => *role != Role::Sidecar && tenant.is_none(),
                     Access::Open | Access::Token => true,
                 };
                 let status = status(&router, &method, &path, Some(key)).await;

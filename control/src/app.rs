@@ -7,7 +7,8 @@ use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use sideguard_runtime::{clock, ports, tasks};
+use sideguard_runtime::otlp::Telemetry;
+use sideguard_runtime::{clock, id, ports, tasks};
 use sideguard_store::{Store, StoreError};
 use sideguard_types::resource::ControlSpec;
 use tokio::net::TcpListener;
@@ -17,8 +18,13 @@ use crate::api::{self, Control};
 use crate::error::Failure;
 use crate::feed::Waiting;
 use crate::keys::{self, Principal, Role};
+use crate::metrics::{self, Metrics};
+use crate::records::Records;
 use crate::signer::Signer;
+use crate::sinks::{self, Works};
 
+/// Longest time that the collector of telemetry is waited for at the end.
+const FLUSH: std::time::Duration = std::time::Duration::from_secs(3);
 /// Name of the file with the first operator's key, in the state directory.
 pub const OPERATOR_KEY: &str = "operator.key";
 
@@ -59,6 +65,8 @@ pub struct Running {
     stop: watch::Sender<bool>,
     serving: tokio::task::JoinHandle<std::io::Result<()>>,
     following: tasks::Owned,
+    sinks: tasks::Owned,
+    telemetry: Option<Telemetry>,
 }
 
 /// Starts the service: `state` is its directory.
@@ -77,6 +85,9 @@ pub async fn start(spec: &ControlSpec, state: &Path) -> Result<Running, StartErr
         None => Store::open_embedded(&dir).await?,
         Some(shared) => Store::open_shared(&shared.redis, &shared.nats, &shared.namespace).await?,
     };
+    let telemetry = Telemetry::start("sideguard-control");
+    let metrics = Arc::new(Metrics::new(telemetry.clone()));
+    let store = metrics::counted(store, &metrics);
     let now = clock::now();
     let signer = Signer::open(&store, now).await?;
     let operator_key = state.join(OPERATOR_KEY);
@@ -88,19 +99,44 @@ pub async fn start(spec: &ControlSpec, state: &Path) -> Result<Running, StartErr
         .map_err(|source| StartError::Listen { address: listen.to_owned(), source })?;
     let address =
         listener.local_addr().map_err(|source| StartError::Listen { address: listen.to_owned(), source })?;
-    let control = Arc::new(Control { store: store.clone(), signer, waiting: Arc::clone(&waiting) });
+    let control = Control {
+        store: store.clone(),
+        signer,
+        waiting: Arc::clone(&waiting),
+        records: Records::new(),
+        metrics: Arc::clone(&metrics),
+        loopback: address.ip().is_loopback(),
+    };
+    let control = Arc::new(control);
     let (stop, mut stopped) = watch::channel(false);
     let serve = axum::serve(listener, api::router(control)).with_graceful_shutdown(async move {
         // The sender lives as long as the service.
         let _ = stopped.wait_for(|stopped| *stopped).await;
     });
     let serving = tasks::spawn("control", async move { serve.await });
+    let works = Works {
+        store: store.clone(),
+        files: dir.join("sinks"),
+        replica: format!("{address}/{}", id::new(now)),
+        metrics,
+    };
+    let sinks = tasks::Owned::new(&tasks::spawn("sinks", sinks::run(works, Arc::clone(&waiting))));
     let following = tasks::Owned::new(&tasks::spawn("follow", waiting.follow(store.clone())));
     let known =
         [("control", format!("http://{address}")), ("operator_key_file", operator_key.display().to_string())];
     ports::announce(state, &known)
         .map_err(|source| StartError::State { path: state.join(ports::FILE), source })?;
-    Ok(Running { state: state.to_owned(), store, address, operator_key, stop, serving, following })
+    Ok(Running {
+        state: state.to_owned(),
+        store,
+        address,
+        operator_key,
+        stop,
+        serving,
+        following,
+        sinks,
+        telemetry,
+    })
 }
 
 /// Makes the first operator's key when the file with it is not there.
@@ -134,6 +170,10 @@ impl Running {
         // Questions of sidecars are held for long: they ask again elsewhere.
         let _ = tokio::time::timeout(std::time::Duration::from_secs(1), self.serving).await;
         drop(self.following);
+        drop(self.sinks);
+        if let Some(telemetry) = &self.telemetry {
+            telemetry.stop(FLUSH).await;
+        }
         // Nobody is there to tell.
         let _ = ports::withdraw(&self.state, &["control", "operator_key_file"]);
         self.store.close().await;

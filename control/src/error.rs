@@ -5,6 +5,7 @@ use axum::response::{IntoResponse, Response};
 use http::{HeaderValue, StatusCode, header};
 use sideguard_store::StoreError;
 use sideguard_types::control::Problem;
+use sideguard_types::control::records::Trouble;
 
 /// Why a request was not served.
 #[derive(Debug, thiserror::Error)]
@@ -27,6 +28,14 @@ pub enum Failure {
     /// The resulting set of objects is wrong; every error with its place.
     #[error("the resulting set of objects is not valid: nothing has changed")]
     Findings(Vec<String>),
+    /// A sidecar's record does not fit what is known of it.
+    #[error("{detail}")]
+    Record {
+        /// In what way.
+        trouble: Trouble,
+        /// In words.
+        detail: String,
+    },
     /// The store is away or broken.
     #[error("the store cannot be used now")]
     Store(#[from] StoreError),
@@ -44,6 +53,7 @@ impl Failure {
             Self::Conflict(_) => (StatusCode::CONFLICT, "conflict"),
             Self::Invalid(_) => (StatusCode::BAD_REQUEST, "invalid"),
             Self::Findings(_) => (StatusCode::UNPROCESSABLE_ENTITY, "findings"),
+            Self::Record { trouble, .. } => (StatusCode::CONFLICT, trouble.code()),
             Self::Store(_) | Self::Broken(_) => (StatusCode::SERVICE_UNAVAILABLE, "store_unavailable"),
         }
     }

@@ -13,7 +13,10 @@ mod error;
 mod feed;
 mod keys;
 mod kills;
+mod metrics;
+mod records;
 mod registry;
 mod signer;
+mod sinks;
 
 pub use error::Failure;

@@ -1,8 +1,10 @@
 //! The sidecars that are known, and how each stands to the generation in force.
 
+use std::collections::HashMap;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
+use sideguard_runtime::clock;
 use sideguard_store::Store;
 use sideguard_store::documents::Expect;
 use sideguard_store::key::{Key, Prefix};
@@ -11,11 +13,14 @@ use sideguard_types::time::Timestamp;
 
 use crate::error::Failure;
 use crate::keys::{OWN, Principal, own_key};
+use crate::records;
 
 /// After this long without a word a sidecar counts as lost.
 const LOST: Duration = Duration::from_secs(20);
 /// After this long it is forgotten.
 const FORGOTTEN: Duration = Duration::from_secs(7 * 86_400);
+/// Every standing.
+const ALL: [Standing; 4] = [Standing::Current, Standing::Stale, Standing::Refused, Standing::Lost];
 /// Most sidecars of one page.
 const PAGE: usize = 500;
 
@@ -53,6 +58,7 @@ pub(crate) async fn list(
     let after = after.map(|id| own_key(&format!("sidecars/{id}"))).transpose()?;
     let scope = Prefix::new(OWN, "sidecars").map_err(invalid)?.into();
     let page = store.documents.list(now, &scope, after.as_ref(), PAGE).await?;
+    let mut records = records::standings(store, now, who).await?;
     let mut items = Vec::new();
     for document in &page.documents {
         let kept: Kept =
@@ -60,10 +66,35 @@ pub(crate) async fn list(
         if who.reaches(&kept.tenant) {
             let Kept { tenant, seen, report } = kept;
             let standing = standing(&report, seen, now, head);
-            items.push(Sidecar { id: id(&document.key), tenant, standing, seen, report });
+            let id = id(&document.key);
+            let record = records.remove(&(tenant.clone(), id.clone()));
+            items.push(Sidecar { id, tenant, standing, seen, record, report });
         }
     }
     Ok(Page { items, next: page.next.as_ref().map(id) })
+}
+
+/// How many sidecars stand how to the generation `head`.
+pub(crate) async fn standings(store: &Store, head: u64) -> Result<HashMap<&'static str, u64>, Failure> {
+    let invalid = |error: sideguard_store::key::KeyError| Failure::Invalid(error.to_string());
+    let scope = Prefix::new(OWN, "sidecars").map_err(invalid)?.into();
+    let now = clock::now();
+    let mut standings: HashMap<&'static str, u64> =
+        ALL.into_iter().map(|standing| (standing.as_str(), 0)).collect();
+    let mut after = None;
+    loop {
+        let page = store.documents.list(now, &scope, after.as_ref(), PAGE).await?;
+        for document in &page.documents {
+            let kept: Kept = serde_json::from_slice(&document.value)
+                .map_err(|_| Failure::Broken(document.key.to_string()))?;
+            let standing = standing(&kept.report, kept.seen, now, head);
+            *standings.entry(standing.as_str()).or_default() += 1;
+        }
+        after = page.next;
+        if after.is_none() {
+            return Ok(standings);
+        }
+    }
 }
 
 fn id(key: &Key) -> String {

@@ -40,6 +40,7 @@ use crate::prices::Prices;
 use crate::rates::Rates;
 use crate::resolve::Resolver;
 use crate::sessions::{McpSessions, Runaways};
+use crate::ship;
 use crate::trace::Traces;
 use crate::upstreams;
 use crate::velocity::Counters;
@@ -313,6 +314,7 @@ pub async fn start(
         tasks::Owned::new(&tasks::spawn("admin", admin::serve(admin, answer))),
         tasks::Owned::new(&tasks::spawn("look", look(Arc::clone(&sidecar)))),
         tasks::Owned::new(&tasks::spawn("fleet", fleet::belong(Arc::clone(&sidecar)))),
+        tasks::Owned::new(&tasks::spawn("ship", ship::ship(Arc::clone(&sidecar), state.join("spool")))),
     ];
     for socket in opened.dns_udp {
         let serve = nameserver::serve_udp(socket, Arc::clone(&sidecar));

@@ -22,7 +22,7 @@ use sideguard_types::control::{Enrol, Enrolled, Kills, Refused, Report, Signed};
 use sideguard_types::refusal::{Code, Refusal};
 use sideguard_types::resource::Control;
 use sideguard_types::time::Timestamp;
-use tokio::sync::Notify;
+use tokio::sync::{Notify, watch};
 
 use crate::app::Sidecar;
 
@@ -55,6 +55,8 @@ pub(crate) struct Fleet {
     tenant: ArcSwap<String>,
     /// Told when there is something to report.
     changed: Notify,
+    /// Control as this sidecar may ask it, once it is enrolled.
+    joined: watch::Sender<Option<Client>>,
 }
 
 /// Why a generation is not taken.
@@ -85,6 +87,7 @@ impl Fleet {
             heard: AtomicI64::new(0),
             tenant: ArcSwap::default(),
             changed: Notify::new(),
+            joined: watch::Sender::new(None),
         };
         let (identity, last) = (fleet.identity()?, read::<Signed>(&state.join(GENERATION))?);
         if let (Some(identity), Some(last)) = (identity, last) {
@@ -97,6 +100,25 @@ impl Fleet {
             fleet.heard.store(heard.unwrap_or_default().0, Ordering::Release);
         }
         Ok(fleet)
+    }
+
+    /// The sidecar's id.
+    pub(crate) fn id(&self) -> &str {
+        &self.sidecar
+    }
+
+    /// Control, as soon as this sidecar is enrolled there.
+    pub(crate) async fn joined(&self) -> Client {
+        let mut joined = self.joined.subscribe();
+        loop {
+            if let Some(client) = joined.borrow_and_update().clone() {
+                return client;
+            }
+            // The sender is this fleet's own: it lives as long as whoever waits here.
+            if joined.changed().await.is_err() {
+                return std::future::pending().await;
+            }
+        }
     }
 
     /// Texts of the generation in force.
@@ -219,6 +241,7 @@ async fn session(sidecar: &Arc<Sidecar>, fleet: &Fleet) -> Result<Never, String>
     let identity = enrolled(fleet, &client).await?;
     fleet.tenant.store(Arc::new(identity.tenant.clone()));
     let client = client.with_key(&Secret::new(identity.key.clone())).map_err(told)?;
+    fleet.joined.send_replace(Some(client.clone()));
     tokio::try_join!(follow(sidecar, fleet, &client, &identity), tell(sidecar, fleet, &client))
         .map(|(never, _)| never)
 }

@@ -33,6 +33,7 @@ mod resolve;
 mod respond;
 pub mod roots;
 mod sessions;
+mod ship;
 mod trace;
 mod tunnel;
 pub mod upstreams;

@@ -87,6 +87,7 @@ pub(crate) struct Metrics {
     agent_calls: Family<Agent, Counter>,
     providers: Names,
     agents: Names,
+    record_refused: Counter,
     /// Calls and refusals so far.
     counts: [AtomicU64; 2],
 }
@@ -115,6 +116,7 @@ impl Metrics {
             agent_calls: Family::default(),
             providers: Names::new(MAX_PROVIDERS),
             agents: Names::new(MAX_AGENTS),
+            record_refused: Counter::default(),
             counts: Default::default(),
         };
         let registry = &mut metrics.registry;
@@ -150,6 +152,11 @@ impl Metrics {
         if let Some(exported) = exported {
             exported.register(registry);
         }
+        registry.register(
+            "record_refusals",
+            "Batches of the record that control did not take",
+            metrics.record_refused.clone(),
+        );
         metrics
     }
 
@@ -210,6 +217,10 @@ impl Metrics {
 
     pub(crate) fn reloaded(&self, code: &'static str) {
         self.reloads.get_or_create(&Named { code }).inc();
+    }
+
+    pub(crate) fn record_refused(&self) {
+        self.record_refused.inc();
     }
 
     pub(crate) fn answered(&self, exchange: &Exchange, status: u16) {

@@ -23,6 +23,7 @@ mod run;
 mod secrets;
 mod seed;
 mod side_doors;
+mod sinks;
 mod streams;
 mod telemetry;
 mod tls;

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use harness::fake;
 use harness::sidecar::ALLOW;
-use harness::{Fake, Sidecar, client, model, setting};
+use harness::{Fake, Service, Sidecar, client, model, setting};
 use opentelemetry_proto::tonic::trace::v1::Span;
 use tokio::io::AsyncWriteExt;
 
@@ -304,4 +304,32 @@ async fn what_sideguard_itself_takes_leaves_out_what_it_waits_for() {
     let own = metric(&sidecar, "sideguard_overhead_seconds_sum").await;
     assert!(took >= 0.8, "{took}");
     assert!(own > 0.0 && own < 0.3, "{own} of {took}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_names_of_controls_metrics_stay_and_its_requests_are_counted() {
+    let collector = Collector::start().await;
+    let service = Service::under(&collector.wrapper(&[]), "");
+    service.apply(ALLOW).await;
+    let _sidecar = service.sidecar("reader", "").await;
+    service.all_stand(1, "current").await;
+    let address = service.url().trim_start_matches("http://").to_owned();
+    let ask = format!("GET /metrics HTTP/1.1\r\nhost: {address}\r\nconnection: close\r\n\r\n");
+    let text = client::raw(address.parse().expect("an address"), ask.as_bytes()).await.expect("an answer");
+    assert!(text.starts_with("HTTP/1.1 200"), "{text}");
+    for line in [
+        "sideguard_control_sidecars{standing=\"current\"} 1",
+        "sideguard_control_generation 1",
+        "sideguard_control_requests_total{method=\"POST\",route=\"/v1/apply\",status=\"200\"} 1",
+        "sideguard_control_feed_waiters ",
+        "sideguard_control_store_operations_total{part=\"documents\",operation=\"put\",result=\"done\"} ",
+    ] {
+        assert!(text.contains(line), "{line}: {text}");
+    }
+    insta::assert_snapshot!(families(&text));
+    harness::until("requests are traced", || !named(&collector.spans(), "POST /v1/apply").is_empty()).await;
+    let spans = collector.spans();
+    let apply = named(&spans, "POST /v1/apply")[0];
+    assert_eq!((apply.kind, attributes(&apply.attributes)["http.route"].as_str()), (2, "/v1/apply"));
+    assert_eq!(collector.resource()["service.name"], "sideguard-control");
 }

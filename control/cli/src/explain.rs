@@ -5,7 +5,7 @@ use std::process::ExitCode;
 use schemars::SchemaGenerator;
 use serde_json::{Map, Value, json};
 use sideguard_types::resource::{
-    API_VERSION, AgentSpec, BudgetSpec, Metadata, PolicySpec, ToolCatalogSpec, UpstreamSpec,
+    API_VERSION, AgentSpec, BudgetSpec, Metadata, PolicySpec, SinkSpec, ToolCatalogSpec, UpstreamSpec,
 };
 
 use crate::policy::Output;
@@ -67,6 +67,7 @@ impl Schema {
             Kind::Budget => generator.subschema_for::<BudgetSpec>(),
             Kind::ToolCatalog => generator.subschema_for::<ToolCatalogSpec>(),
             Kind::Agent => generator.subschema_for::<AgentSpec>(),
+            Kind::Sink => generator.subschema_for::<SinkSpec>(),
             Kind::Upstream => generator.subschema_for::<UpstreamSpec>(),
             _ => generator.subschema_for::<PolicySpec>(),
         };
@@ -252,7 +253,7 @@ mod tests {
 
     #[test]
     fn every_field_of_every_kind_is_described() {
-        for kind in [Kind::Policy, Kind::Budget, Kind::ToolCatalog, Kind::Agent, Kind::Upstream] {
+        for kind in [Kind::Policy, Kind::Budget, Kind::ToolCatalog, Kind::Agent, Kind::Upstream, Kind::Sink] {
             let schema = Schema::of(kind);
             for (name, definition) in &schema.definitions {
                 for (field, own) in definition["properties"].as_object().into_iter().flatten() {

@@ -20,6 +20,7 @@ mod calls;
 mod connect;
 mod error;
 mod query;
+mod records;
 
 use std::fmt;
 use std::sync::Arc;
@@ -39,6 +40,7 @@ use sideguard_types::control::Problem;
 
 pub use calls::{Listing, Objects};
 pub use error::ClientError;
+pub use records::Records;
 
 use connect::{Connector, Tasks};
 
@@ -124,13 +126,20 @@ impl Client {
     /// Asks, and reads the answer's JSON.
     async fn ask<T: DeserializeOwned>(&self, ask: Ask<'_>) -> Result<T, ClientError> {
         let answer = self.send(ask).await?;
-        serde_json::from_slice(&answer)
-            .map_err(|error| self.protocol(format!("{error} in the answer to `{}`", ask.path)))
+        self.read(&answer, ask.path)
+    }
+
+    fn read<T: DeserializeOwned>(&self, answer: &[u8], path: &str) -> Result<T, ClientError> {
+        serde_json::from_slice(answer)
+            .map_err(|error| self.protocol(format!("{error} in the answer to `{path}`")))
     }
 
     /// Asks, and gives the answer's body when it is a success.
     async fn send(&self, ask: Ask<'_>) -> Result<Bytes, ClientError> {
-        let request = self.request(ask)?;
+        self.exchange(self.request(ask)?, ask.within).await
+    }
+
+    async fn exchange(&self, request: Request<Full<Bytes>>, within: Duration) -> Result<Bytes, ClientError> {
         let exchange = async {
             let response =
                 self.http.request(request).await.map_err(|error| self.unreachable(causes(&error)))?;
@@ -139,8 +148,8 @@ impl Client {
             let body = self.body(response).await?;
             if status.is_success() { Ok(body) } else { Err(self.refusal(status, problem, &body)) }
         };
-        let late = || self.unreachable(format!("no answer within {} s", ask.within.as_secs()));
-        tokio::time::timeout(ask.within, exchange).await.unwrap_or_else(|_| Err(late()))
+        let late = || self.unreachable(format!("no answer within {} s", within.as_secs()));
+        tokio::time::timeout(within, exchange).await.unwrap_or_else(|_| Err(late()))
     }
 
     fn request(&self, ask: Ask<'_>) -> Result<Request<Full<Bytes>>, ClientError> {

@@ -1,5 +1,8 @@
 //! What the control service, its sidecars and its clients say to each other: JSON over HTTP below `/v1`.
 
+pub mod records;
+pub mod sinks;
+
 use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
@@ -369,6 +372,9 @@ pub struct Sidecar {
     pub standing: Standing,
     /// When it was heard of last.
     pub seen: Timestamp,
+    /// How far its record has come; none before its first batch.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub record: Option<records::Kept>,
     /// What it said then.
     #[serde(flatten)]
     pub report: Report,

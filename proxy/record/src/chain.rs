@@ -43,6 +43,11 @@ impl Author {
         Self { sidecar, key, key_hex }
     }
 
+    /// The public key, in hex.
+    pub(crate) fn public_key(&self) -> &str {
+        &self.key_hex
+    }
+
     /// Most bytes that a line has beyond its body; what a checkpoint takes in all is below it too.
     pub(crate) fn overhead(&self) -> u64 {
         const MEMBERS: u64 = 1024;

@@ -25,6 +25,7 @@
 //! Beside the segments: `record.pub` (public keys, one a line), `lock` (held by the writer), and `torn-<seq>`
 //! (bytes of a record that a crash cut short; a control record `torn_tail` tells of it).
 
+pub mod arriving;
 mod chain;
 mod disk;
 mod key;

@@ -6,6 +6,7 @@
 
 pub mod context;
 mod export;
+pub mod logs;
 mod measures;
 pub mod messages;
 pub mod meter;

@@ -257,6 +257,19 @@ impl Size {
     }
 }
 
+impl schemars::JsonSchema for Size {
+    fn schema_name() -> std::borrow::Cow<'static, str> {
+        "Size".into()
+    }
+
+    fn json_schema(_: &mut schemars::SchemaGenerator) -> schemars::Schema {
+        schemars::json_schema!({
+            "type": "string",
+            "description": "A whole number and `B`, `KiB`, `MiB` or `GiB`, such as `100MiB`."
+        })
+    }
+}
+
 impl Serialize for Size {
     fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         let (number, unit) = match self.0 {
@@ -276,12 +289,16 @@ impl<'de> Deserialize<'de> for Size {
     }
 }
 
-/// How soon the record is on disk.
+/// How the record is kept on this disk.
 #[derive(Debug, Default, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields, default)]
+#[serde(deny_unknown_fields, rename_all = "camelCase", default)]
 pub struct AuditSpec {
     /// `batch` or `always`.
     pub sync: Sync,
+    /// Most bytes that the record takes on this disk. What control has may go then, oldest first; what it has not stays,
+    /// and calls wait and are refused instead. For a sidecar of a fleet 1 GiB when absent, otherwise without bound.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub max_spool: Option<Size>,
 }
 
 /// When the record is forced to disk. Either way an intent is written before its call is dispatched.

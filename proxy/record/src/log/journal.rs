@@ -185,6 +185,10 @@ impl Journal {
         self.shipped = self.shipped.max(seq);
     }
 
+    pub(super) fn shipped_to(&self) -> u64 {
+        self.shipped
+    }
+
     pub(super) fn last(&self) -> u64 {
         self.tip.next_seq.saturating_sub(1)
     }
