@@ -65,7 +65,7 @@ pub struct Running {
     stop: watch::Sender<bool>,
     serving: tokio::task::JoinHandle<std::io::Result<()>>,
     following: tasks::Owned,
-    sinks: tasks::Owned,
+    sinks: (Works, tasks::Owned),
     telemetry: Option<Telemetry>,
 }
 
@@ -117,10 +117,14 @@ pub async fn start(spec: &ControlSpec, state: &Path) -> Result<Running, StartErr
     let works = Works {
         store: store.clone(),
         files: dir.join("sinks"),
-        replica: format!("{address}/{}", id::new(now)),
+        replica: match &spec.store {
+            None => "embedded".to_owned(),
+            Some(_) => format!("{address}/{}", id::new(now)),
+        },
         metrics,
     };
-    let sinks = tasks::Owned::new(&tasks::spawn("sinks", sinks::run(works, Arc::clone(&waiting))));
+    let passing = tasks::spawn("sinks", sinks::run(works.clone(), Arc::clone(&waiting)));
+    let sinks = (works, tasks::Owned::new(&passing));
     let following = tasks::Owned::new(&tasks::spawn("follow", waiting.follow(store.clone())));
     let known =
         [("control", format!("http://{address}")), ("operator_key_file", operator_key.display().to_string())];
@@ -170,7 +174,11 @@ impl Running {
         // Questions of sidecars are held for long: they ask again elsewhere.
         let _ = tokio::time::timeout(std::time::Duration::from_secs(1), self.serving).await;
         drop(self.following);
-        drop(self.sinks);
+        let (works, passing) = self.sinks;
+        drop(passing);
+        if let Err(error) = sinks::release(&works).await {
+            tracing::warn!(%error, "leases of sinks stay until they are over");
+        }
         if let Some(telemetry) = &self.telemetry {
             telemetry.stop(FLUSH).await;
         }

@@ -54,7 +54,7 @@ pub(crate) struct Works {
     pub(crate) store: Store,
     /// Directory of files with relative paths.
     pub(crate) files: PathBuf,
-    /// This replica, by a name of its own.
+    /// This replica, by a name of its own; over an embedded store the same after every start, since there is no other.
     pub(crate) replica: String,
     pub(crate) metrics: Arc<Metrics>,
 }
@@ -91,6 +91,16 @@ pub(crate) async fn run(works: Works, waiting: Arc<Waiting>) {
             tokio::time::sleep(PAUSE).await;
         }
     }
+}
+
+/// Gives up all leases of this replica, when nothing is passed on any more.
+pub(crate) async fn release(works: &Works) -> Result<(), Failure> {
+    let head = desired::head(&works.store, clock::now()).await?.kept;
+    for entry in head.entries.iter().filter(|entry| entry.name.kind == KIND) {
+        let sink = read(&works.store, entry).await?;
+        kept::release(&works.store, clock::now(), &sink, &works.replica).await?;
+    }
+    Ok(())
 }
 
 fn key_of(entry: &Entry) -> String {
@@ -230,5 +240,8 @@ mod tests {
         let kept = kept::state(&store, later, &sink).await.expect("the store").expect("a state");
         assert_eq!(kept.delivered, 9);
         assert_eq!(kept::holder(&store, later, &sink).await.expect("the store").as_deref(), Some("b"));
+        assert!(take(later, "b").await.is_some(), "after a restart it goes on at once");
+        kept::release(&store, later, &sink, "b").await.expect("the store");
+        assert!(take(later, "a").await.is_some(), "given up, it is anybody's");
     }
 }

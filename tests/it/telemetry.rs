@@ -37,10 +37,12 @@ async fn metric(sidecar: &Sidecar, name: &str) -> f64 {
     line.map_or(0.0, |value| value.trim().parse().expect("a number"))
 }
 
-/// Names of the metrics that a text for Prometheus holds.
+/// Names of the metrics that a text for Prometheus holds; not what telemetry tells of itself, which comes when it has sent
+/// something.
 fn families(text: &str) -> String {
-    let named = text.lines().filter_map(|line| line.strip_prefix("# TYPE ")).map(|line| format!("{line}\n"));
-    named.collect()
+    let named = text.lines().filter_map(|line| line.strip_prefix("# TYPE "));
+    let named = named.filter(|line| !line.starts_with("sideguard_telemetry_"));
+    named.map(|line| format!("{line}\n")).collect()
 }
 
 fn named<'s>(spans: &'s [Span], name: &str) -> Vec<&'s Span> {

@@ -3,6 +3,7 @@
 
 use std::time::Duration;
 
+use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 use sideguard_store::documents::{Edit, Expect, Revision};
 use sideguard_store::key::Key;
@@ -57,7 +58,7 @@ pub(super) struct Lease {
     revision: Revision,
 }
 
-/// Takes the lease; `None` while another replica has it.
+/// Takes the lease; `None` while another replica has it. What this replica had before its end it has still.
 pub(super) async fn take(
     store: &Store,
     now: Timestamp,
@@ -65,12 +66,34 @@ pub(super) async fn take(
     replica: &str,
 ) -> Result<Option<Lease>, Failure> {
     let at = lease_key(sink)?;
-    let value = replica.to_owned().into_bytes().into();
-    match store.documents.put(now, &at, value, Expect::Absent, Some(now.plus(LEASE))).await {
+    let value: Bytes = replica.to_owned().into_bytes().into();
+    let expect = match store.documents.get(now, &at).await? {
+        None => Expect::Absent,
+        Some(own) if own.value == value => Expect::Revision(own.revision),
+        Some(_) => return Ok(None),
+    };
+    match store.documents.put(now, &at, value, expect, Some(now.plus(LEASE))).await {
         Ok(revision) => Ok(Some(Lease { at, replica: replica.to_owned(), revision })),
         Err(StoreError::Conflict { .. }) => Ok(None),
         Err(error) => Err(error.into()),
     }
+}
+
+/// Gives the lease up, if it is this replica's, so that another one need not wait for its end.
+pub(super) async fn release(
+    store: &Store,
+    now: Timestamp,
+    sink: &Sink,
+    replica: &str,
+) -> Result<(), Failure> {
+    let at = lease_key(sink)?;
+    if let Some(own) = store.documents.get(now, &at).await?.filter(|own| own.value == replica.as_bytes()) {
+        match store.documents.delete(now, &at, Expect::Revision(own.revision)).await {
+            Ok(_) | Err(StoreError::Conflict { .. }) => {}
+            Err(error) => return Err(error.into()),
+        }
+    }
+    Ok(())
 }
 
 impl Lease {

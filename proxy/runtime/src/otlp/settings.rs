@@ -59,8 +59,8 @@ struct Reading<'v> {
     complaints: Vec<String>,
 }
 
-impl Reading<'_> {
-    fn text(&self, name: &str) -> Option<&str> {
+impl<'v> Reading<'v> {
+    fn text(&self, name: &str) -> Option<&'v str> {
         self.variables.get(name).map(|value| value.trim()).filter(|value| !value.is_empty())
     }
 
@@ -107,7 +107,7 @@ impl Reading<'_> {
             self.complaints.push(what);
         }
         let pairs = self.text(&own("HEADERS")).or_else(|| self.text(&common("HEADERS"))).unwrap_or_default();
-        let headers = self.headers(&pairs.to_owned());
+        let headers = self.headers(pairs);
         let timeout = if self.text(&own("TIMEOUT")).is_some() { own("TIMEOUT") } else { common("TIMEOUT") };
         let timeout = self.millis(&timeout, 10_000).max(Duration::from_millis(1));
         Some(Target { url, headers: Secret::new(headers), timeout })
@@ -126,7 +126,7 @@ impl Reading<'_> {
                 Some((name, value)) => drop(headers.insert(name, value)),
                 // Its value may be a secret: it is not repeated.
                 None => {
-                    self.complaints.push("`OTEL_EXPORTER_OTLP_HEADERS`: a pair is not NAME=VALUE".to_owned())
+                    self.complaints.push("`OTEL_EXPORTER_OTLP_HEADERS`: a pair is not NAME=VALUE".to_owned());
                 }
             }
         }
