@@ -9,6 +9,7 @@ mod guard;
 mod keys;
 mod records;
 mod session;
+mod watch;
 
 use std::sync::{Arc, LazyLock};
 
@@ -26,6 +27,7 @@ use crate::feed::Waiting;
 use crate::keys::Principal;
 use crate::known::Known;
 use crate::limits::Limits;
+use crate::metrics::Metrics;
 use crate::openapi;
 use crate::page as files;
 use crate::records::Records;
@@ -51,6 +53,9 @@ pub(crate) struct Control {
     pub(crate) records: Records,
     pub(crate) webhooks: Arc<Webhooks>,
     pub(crate) known: Arc<Known>,
+    pub(crate) metrics: Arc<Metrics>,
+    /// Whether only this machine reaches the port.
+    pub(crate) loopback: bool,
 }
 
 /// Who may use a route.
@@ -74,6 +79,8 @@ pub(crate) enum Access {
     Operators,
     /// Operators of all tenants.
     Owners,
+    /// Operators and viewers of all tenants; where the port is on loopback alone, whoever asks.
+    Scrape,
 }
 
 /// One line of the table: method, path, who may, and what answers.
@@ -81,13 +88,15 @@ type Route = (Method, &'static str, Access, fn() -> MethodRouter<Arc<Control>>);
 
 /// Every route.
 fn routes() -> Vec<Route> {
-    use Access::{Open, Operators, Overseers, Owners, People, Sidecars, Signature, Token, Voters};
+    use Access::{Open, Operators, Overseers, Owners, People, Scrape, Sidecars, Signature, Token, Voters};
     vec![
         (Method::GET, "/", Open, || get(files::index)),
         (Method::GET, "/page/{file}", Open, || get(files::asset)),
         (Method::GET, "/healthz", Open, || get(fleet::healthy)),
         (Method::GET, "/readyz", Open, || get(fleet::ready)),
         (Method::GET, "/version", Open, || get(fleet::version)),
+        (Method::GET, "/metrics", Scrape, || get(watch::metrics)),
+        (Method::GET, "/v1/sinks", People, || get(watch::sinks)),
         (Method::GET, "/openapi.json", Open, || get(openapi)),
         (Method::POST, "/session", Token, || post(session::begin)),
         (Method::GET, "/session", People, || get(session::whose)),
@@ -154,7 +163,8 @@ pub(crate) fn router(control: Arc<Control>) -> Router {
             },
         );
         let limit = DefaultBodyLimit::max(longest(path));
-        router = router.route(path, route().layer(limit).layer(guard));
+        let told = middleware::from_fn_with_state((Arc::clone(&control), path), watch::told);
+        router = router.route(path, route().layer(limit).layer(guard).layer(told));
     }
     let outermost = middleware::from_fn_with_state(Arc::clone(&control), guard::outermost);
     router

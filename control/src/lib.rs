@@ -16,6 +16,7 @@ mod keys;
 mod kills;
 mod known;
 mod limits;
+mod metrics;
 mod openapi;
 mod operator;
 mod page;
@@ -24,6 +25,7 @@ mod registry;
 mod serve;
 mod sessions;
 mod signer;
+mod sinks;
 
 pub use error::Failure;
 pub use serve::tls::TlsError;

@@ -18,6 +18,7 @@ use sideguard_policy::redact::Detectors;
 use sideguard_policy::source::Source;
 use sideguard_record::Log;
 use sideguard_runtime::drain::Drain;
+use sideguard_runtime::otlp::Telemetry;
 use sideguard_runtime::secret::Secret;
 use sideguard_runtime::{admin, clock, signal, tasks};
 use sideguard_types::audit::{Phase, Record};
@@ -40,11 +41,14 @@ use crate::rates::Rates;
 use crate::resolve::Resolver;
 use crate::sessions::{McpSessions, Runaways};
 use crate::ship;
+use crate::trace::Traces;
 use crate::upstreams;
 use crate::velocity::Counters;
 
 /// How often policy files and the kill file are looked at.
 const LOOK: Duration = Duration::from_millis(500);
+/// Longest time that the collector of telemetry is waited for at the end.
+const FLUSH: Duration = Duration::from_secs(3);
 
 /// Told of every entry that goes into the record.
 pub trait Watcher: Send + Sync + 'static {
@@ -131,6 +135,9 @@ pub struct Sidecar {
     pub(crate) rates: Rates,
     pub(crate) velocity: Counters,
     pub(crate) metrics: Metrics,
+    /// What OpenTelemetry is told of each call, when it is told anything.
+    pub(crate) traces: Option<Arc<Traces>>,
+    telemetry: Option<Telemetry>,
     pub(crate) mcp_sessions: McpSessions,
     pub(crate) drain: Drain,
     watcher: Arc<dyn Watcher>,
@@ -153,6 +160,9 @@ impl Sidecar {
     /// Tells whoever watches of an entry that is in the record.
     pub(crate) fn seen(&self, record: &Record) {
         self.metrics.recorded(record);
+        if let Some(traces) = &self.traces {
+            traces.recorded(record);
+        }
         self.watcher.seen(record);
     }
 
@@ -411,6 +421,7 @@ fn assemble(
         silence: limits.idle_timeout.0,
         tls13_only: config.tls.min_version == "1.3",
     };
+    let telemetry = Telemetry::start("sideguard-proxy");
     Ok(Sidecar {
         connector: Connector::new(&files.roots, trust),
         intercept: HostList(config.tls.intercept.iter().map(|host| host.to_ascii_lowercase()).collect()),
@@ -438,7 +449,9 @@ fn assemble(
         runaways: Runaways::default(),
         rates: Rates::default(),
         velocity: Counters::default(),
-        metrics: Metrics::new(),
+        metrics: Metrics::new(telemetry.as_ref()),
+        traces: telemetry.clone().map(Traces::new),
+        telemetry,
         mcp_sessions: McpSessions::default(),
         drain: Drain::default(),
         watcher,
@@ -578,6 +591,9 @@ impl Running {
         let mut record = Record::new(Phase::Control, clock::now());
         record.code = Some("stop".to_owned());
         self.sidecar.note(&record);
+        if let Some(telemetry) = &self.sidecar.telemetry {
+            telemetry.stop(FLUSH).await;
+        }
         self.sidecar.log.close();
         state::remove_ports(&self.sidecar.state);
     }

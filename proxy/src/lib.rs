@@ -36,6 +36,8 @@ mod respond;
 pub mod roots;
 mod sessions;
 mod ship;
+mod trace;
 mod tunnel;
 pub mod upstreams;
 mod velocity;
+mod waits;

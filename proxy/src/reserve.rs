@@ -46,7 +46,8 @@ pub(crate) async fn reserve(sidecar: &Arc<Sidecar>, cleared: Cleared) -> Result<
     let mut wanted = Wanted { model: model.as_ref(), constrained, body: &body.decoded, counted: None };
     let held = match hold(sidecar, &exchange, &caller, &mut wanted) {
         Err(crowded) if crowded.soon => {
-            Box::pin(once_settled(sidecar, &exchange, &caller, wanted, crowded)).await
+            let mut settled = Box::pin(once_settled(sidecar, &exchange, &caller, wanted, crowded));
+            exchange.waits.during(settled.as_mut()).await
         }
         held => held,
     };

@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use serde::de::DeserializeOwned;
 use serde_json::json;
 use sideguard_types::control::feed::{Beat, Has, Leave};
+use sideguard_types::control::sinks::SinkState;
 use sideguard_types::control::{
     Applied, Apply, Enrol, Enrolled, Feed, Generation, Kill, Name, Object, Page, Report, Scope, Sidecar,
     Token, TokenRequest,
@@ -127,6 +128,14 @@ impl Client {
     /// As every call: [`ClientError`].
     pub async fn kills(&self) -> Result<Vec<Kill>, ClientError> {
         self.all("/v1/kills", Vec::new()).await
+    }
+
+    /// `GET /v1/sinks`: how the sinks of the record stand.
+    ///
+    /// # Errors
+    /// As every call: [`ClientError`].
+    pub async fn sinks(&self) -> Result<Vec<SinkState>, ClientError> {
+        self.all("/v1/sinks", Vec::new()).await
     }
 
     /// `POST /v1/kills`: stops everything in a scope.

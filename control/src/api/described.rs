@@ -6,6 +6,7 @@ use sideguard_types::control::approvals::{Answer, Approval, Ask, Callback, Redee
 use sideguard_types::control::feed::{Beat, Has, Leave};
 use sideguard_types::control::keys::{KeyEntry, KeyRequest, NewKey, Session, SignIn};
 use sideguard_types::control::records::{Entry, Journal, Position};
+use sideguard_types::control::sinks::SinkState;
 use sideguard_types::control::{
     Applied, Apply, Change, Enrol, Enrolled, Feed, Generation, Kill, Object, Page, Report, Sidecar, Token,
     TokenRequest,
@@ -38,6 +39,10 @@ fn own() -> Vec<Described> {
             .text("text/plain", "ready\n"),
         get("/version", part, "Version of the service.")
             .answer::<fleet::Version>(json!({ "version": "0.1.0" })),
+        get("/metrics", part, "What the service counts, for Prometheus.")
+            .text("text/plain", "sideguard_control_requests_total{…} 7\n"),
+        get("/v1/sinks", "record", "How far the record is passed on.")
+            .answer::<Page<SinkState>>(page(json!({ "name": "lake", "to": "webhook", "delivered": 120, "filtered": 4, "skipped": 0, "waiting": 2 }))),
         get("/openapi.json", part, "This document.").answer::<Value>(json!({ "openapi": "3.1.0" })),
     ]
 }

@@ -14,6 +14,7 @@ use super::{Access, Control, Hosts, router, routes};
 use crate::feed::Waiting;
 use crate::keys::{self, Principal, Role};
 use crate::limits::Limits;
+use crate::metrics::Metrics;
 use crate::openapi;
 use crate::records::Records;
 use crate::signer::Signer;
@@ -27,6 +28,8 @@ async fn control(dir: &tempfile::TempDir) -> Arc<Control> {
         waiting: Arc::new(Waiting::new()),
         records: Records::new(),
         known: Arc::default(),
+        metrics: Arc::new(Metrics::new(None)),
+        loopback: false,
         webhooks: Arc::default(),
         limits: Limits::new(&ControlLimits::default()),
         hosts: Hosts::new(Ipv4Addr::LOCALHOST.into(), &[]),
@@ -96,7 +99,7 @@ async fn every_route_is_closed_to_whoever_may_not_use_it() {
             let may = match access {
                 Access::Sidecars => !person,
                 Access::People => person,
-                Access::Overseers => person && tenant.is_none(),
+                Access::Overseers | Access::Scrape => person && tenant.is_none(),
                 Access::Voters => matches!(role, Role::Operator | Role::Approver),
                 Access::Operators => *role == Role::Operator,
                 Access::Owners => *role == Role::Operator && tenant.is_none(),

@@ -4,6 +4,7 @@ pub mod approvals;
 pub mod feed;
 pub mod keys;
 pub mod records;
+pub mod sinks;
 
 use std::collections::BTreeMap;
 
