@@ -1,6 +1,7 @@
 //! The REST interface below `/v1`. Each route is one line of [`ROUTES`], with the role that it takes; there is no other way to
 //! add one, so that none can be reached without having been thought about.
 
+mod budgets;
 mod desired;
 mod fleet;
 
@@ -16,6 +17,7 @@ use serde::de::DeserializeOwned;
 use sideguard_runtime::clock;
 use sideguard_store::Store;
 
+use crate::budgets::Budgets;
 use crate::error::Failure;
 use crate::feed::Waiting;
 use crate::keys::{self, Principal, Role};
@@ -30,6 +32,7 @@ pub(crate) struct Control {
     pub(crate) store: Store,
     pub(crate) signer: Signer,
     pub(crate) waiting: Arc<Waiting>,
+    pub(crate) budgets: Arc<Budgets>,
 }
 
 /// Who may use a route.
@@ -49,7 +52,7 @@ enum Access {
     Owners,
 }
 
-type Routes = [(Method, &'static str, Access, fn() -> MethodRouter<Arc<Control>>); 18];
+type Routes = [(Method, &'static str, Access, fn() -> MethodRouter<Arc<Control>>); 22];
 
 /// Every route.
 fn routes() -> Routes {
@@ -61,6 +64,10 @@ fn routes() -> Routes {
         (Method::POST, "/v1/enrol", Token, || post(fleet::enrol)),
         (Method::GET, "/v1/feed", Sidecars, || get(fleet::feed)),
         (Method::POST, "/v1/report", Sidecars, || post(fleet::report)),
+        (Method::POST, "/v1/leases", Sidecars, || post(budgets::hold)),
+        (Method::POST, "/v1/leases/turns", Sidecars, || post(budgets::turn)),
+        (Method::GET, "/v1/budgets", People, || get(budgets::list)),
+        (Method::GET, "/v1/budgets/history", People, || get(budgets::history)),
         (Method::GET, "/v1/sidecars", People, || get(fleet::sidecars)),
         (Method::POST, "/v1/tokens", Operators, || post(fleet::token)),
         (Method::GET, "/v1/kills", People, || get(fleet::kills)),
@@ -152,6 +159,7 @@ mod tests {
     use sideguard_store::Store;
 
     use super::{Access, Control, router, routes};
+    use crate::budgets::Budgets;
     use crate::feed::Waiting;
     use crate::keys::{self, Principal, Role};
     use crate::signer::Signer;
@@ -173,7 +181,9 @@ mod tests {
         let store = Store::open_embedded(dir.path()).await.expect("a store");
         let now = clock::now();
         let signer = Signer::open(&store, now).await.expect("a key");
-        let control = Arc::new(Control { store, signer, waiting: Arc::new(Waiting::new()) });
+        let budgets = Budgets::open(&store, std::time::Duration::from_secs(30)).await.expect("budgets");
+        let (waiting, budgets) = (Arc::new(Waiting::new()), Arc::new(budgets));
+        let control = Arc::new(Control { store, signer, waiting, budgets });
         let router = router(Arc::clone(&control));
         let mut keys = Vec::new();
         for (role, tenant) in [

@@ -14,6 +14,7 @@ use tokio::net::TcpListener;
 use tokio::sync::watch;
 
 use crate::api::{self, Control};
+use crate::budgets::Budgets;
 use crate::error::Failure;
 use crate::feed::Waiting;
 use crate::keys::{self, Principal, Role};
@@ -59,6 +60,7 @@ pub struct Running {
     stop: watch::Sender<bool>,
     serving: tokio::task::JoinHandle<std::io::Result<()>>,
     following: tasks::Owned,
+    tending: tasks::Owned,
 }
 
 /// Starts the service: `state` is its directory.
@@ -81,6 +83,7 @@ pub async fn start(spec: &ControlSpec, state: &Path) -> Result<Running, StartErr
     let signer = Signer::open(&store, now).await?;
     let operator_key = state.join(OPERATOR_KEY);
     first_operator(&store, &operator_key).await?;
+    let budgets = Arc::new(Budgets::open(&store, spec.lease.0).await?);
     let waiting = Arc::new(Waiting::new());
     waiting.look(&store).await?;
     let listener = TcpListener::bind(listen)
@@ -88,7 +91,7 @@ pub async fn start(spec: &ControlSpec, state: &Path) -> Result<Running, StartErr
         .map_err(|source| StartError::Listen { address: listen.to_owned(), source })?;
     let address =
         listener.local_addr().map_err(|source| StartError::Listen { address: listen.to_owned(), source })?;
-    let control = Arc::new(Control { store: store.clone(), signer, waiting: Arc::clone(&waiting) });
+    let control = Arc::new(Control { store: store.clone(), signer, waiting: Arc::clone(&waiting), budgets: Arc::clone(&budgets) });
     let (stop, mut stopped) = watch::channel(false);
     let serve = axum::serve(listener, api::router(control)).with_graceful_shutdown(async move {
         // The sender lives as long as the service.
@@ -96,11 +99,12 @@ pub async fn start(spec: &ControlSpec, state: &Path) -> Result<Running, StartErr
     });
     let serving = tasks::spawn("control", async move { serve.await });
     let following = tasks::Owned::new(&tasks::spawn("follow", waiting.follow(store.clone())));
+    let tending = tasks::Owned::new(&tasks::spawn("budgets", budgets.tend(store.clone())));
     let known =
         [("control", format!("http://{address}")), ("operator_key_file", operator_key.display().to_string())];
     ports::announce(state, &known)
         .map_err(|source| StartError::State { path: state.join(ports::FILE), source })?;
-    Ok(Running { state: state.to_owned(), store, address, operator_key, stop, serving, following })
+    Ok(Running { state: state.to_owned(), store, address, operator_key, stop, serving, following, tending })
 }
 
 /// Makes the first operator's key when the file with it is not there.
@@ -133,7 +137,7 @@ impl Running {
         self.stop.send_replace(true);
         // Questions of sidecars are held for long: they ask again elsewhere.
         let _ = tokio::time::timeout(std::time::Duration::from_secs(1), self.serving).await;
-        drop(self.following);
+        drop((self.following, self.tending));
         // Nobody is there to tell.
         let _ = ports::withdraw(&self.state, &["control", "operator_key_file"]);
         self.store.close().await;

@@ -91,11 +91,21 @@ pub(crate) async fn head(store: &Store, now: Timestamp) -> Result<Head, Failure>
         };
         return Ok(Head { kept: Kept { told, entries: Vec::new() }, revision: None });
     };
-    let number: u64 = std::str::from_utf8(&document.value)
-        .ok()
-        .and_then(|text| text.parse().ok())
-        .ok_or_else(|| broken(&at))?;
+    let number = read_number(&document.value).ok_or_else(|| broken(&at))?;
     Ok(Head { kept: generation(store, now, number).await?, revision: Some(document.revision) })
+}
+
+fn read_number(value: &[u8]) -> Option<u64> {
+    std::str::from_utf8(value).ok()?.parse().ok()
+}
+
+/// Number of the generation in force; zero before the first.
+pub(crate) async fn number(store: &Store, now: Timestamp) -> Result<u64, Failure> {
+    let at = own_key("head")?;
+    match store.documents.get(now, &at).await? {
+        Some(document) => read_number(&document.value).ok_or_else(|| broken(&at)),
+        None => Ok(0),
+    }
 }
 
 /// One generation.

@@ -32,6 +32,7 @@ use crate::config::{self, ConfigError, Process};
 use crate::engine::{self, Connector, Trust};
 use crate::feed::{self, Policy, PolicyError};
 use crate::fleet::{self, Fleet};
+use crate::lease::{self, Leases};
 use crate::metrics::Metrics;
 use crate::nameserver::{self, NameServer};
 use crate::ports::{self, Door, Ports, Uids};
@@ -115,6 +116,7 @@ pub struct Sidecar {
     pub(crate) nameserver: NameServer,
     pub(crate) policy: ArcSwap<Policy>,
     pub(crate) ledger: Mutex<Ledger>,
+    pub(crate) leases: Leases,
     /// Told whenever a call has given back what it held.
     pub(crate) settled: Notify,
     pub(crate) log: Log,
@@ -218,8 +220,8 @@ impl Sidecar {
     /// Why the new set cannot be used.
     pub fn reload(&self) -> Result<String, PolicyError> {
         let built = self.build();
-        let policy = match built {
-            Ok(policy) => policy,
+        let (policy, leased) = match built {
+            Ok(built) => built,
             Err(error) => {
                 self.metrics.reloaded("refused");
                 tracing::error!(%error, "new policy refused: the old one stays in force");
@@ -232,6 +234,7 @@ impl Sidecar {
         }
         let ledger =
             Ledger::new(policy.set.budgets()).map_err(|error| PolicyError::Budget(error.to_string()))?;
+        let ledger = ledger.lease(|budget| leased.contains(&(budget.tenant.clone(), budget.name.clone())));
         {
             let mut current = self.ledger.lock();
             let kept = ledger.with_accounts_of(&current);
@@ -248,11 +251,14 @@ impl Sidecar {
         Ok(digest)
     }
 
-    fn build(&self) -> Result<Policy, PolicyError> {
+    /// The policy of now, and the budgets in it that control keeps.
+    fn build(&self) -> Result<(Policy, fleet::Budgets), PolicyError> {
         let mut sources = feed::read(&self.config.policies)?;
         sources.extend(self.given.iter().cloned());
-        sources.extend(self.fleet.iter().flat_map(Fleet::sources));
-        feed::build(&sources, &self.config.upstreams, &Process)
+        let central = self.fleet.as_ref().map(Fleet::sources).unwrap_or_default();
+        let leased = fleet::budgets(&central);
+        sources.extend(central);
+        Ok((feed::build(&sources, &self.config.upstreams, &Process)?, leased))
     }
 }
 
@@ -303,6 +309,7 @@ pub async fn start(
         tasks::Owned::new(&tasks::spawn("admin", admin::serve(admin, answer))),
         tasks::Owned::new(&tasks::spawn("look", look(Arc::clone(&sidecar)))),
         tasks::Owned::new(&tasks::spawn("fleet", fleet::belong(Arc::clone(&sidecar)))),
+        tasks::Owned::new(&tasks::spawn("leases", lease::keep(Arc::clone(&sidecar)))),
     ];
     for socket in opened.dns_udp {
         let serve = nameserver::serve_udp(socket, Arc::clone(&sidecar));
@@ -366,9 +373,12 @@ fn assemble(
     };
     let mut sources = feed::read(&config.policies)?;
     sources.extend(given.iter().cloned());
-    sources.extend(fleet.iter().flat_map(Fleet::sources));
+    let central = fleet.as_ref().map(Fleet::sources).unwrap_or_default();
+    let leased = fleet::budgets(&central);
+    sources.extend(central);
     let policy = feed::build(&sources, &config.upstreams, &Process)?;
     let ledger = Ledger::new(policy.set.budgets()).map_err(|error| PolicyError::Budget(error.to_string()))?;
+    let ledger = ledger.lease(|budget| leased.contains(&(budget.tenant.clone(), budget.name.clone())));
     let resolver = Resolver::new(&config.hosts, &config.private, config.limits.connect_timeout.0);
     let resolver = resolver.map_err(value)?;
     let prices = Prices::new(&config.prices).map_err(value)?;
@@ -398,6 +408,7 @@ fn assemble(
         nameserver: NameServer::default(),
         policy: ArcSwap::from_pointee(policy),
         ledger: Mutex::new(files.ledger),
+        leases: Leases::new(),
         settled: Notify::new(),
         log: files.log,
         authority: files.authority,
@@ -521,6 +532,7 @@ impl Running {
         if !idle {
             tracing::warn!(busy = self.sidecar.drain.count(), "calls were still under way at the deadline");
         }
+        self.sidecar.leases.end().await;
         drop(self.tasks);
         self.sidecar.nameserver.close(&self.sidecar, true);
         let mut record = Record::new(Phase::Control, clock::now());

@@ -3,24 +3,25 @@
 //! Control is not in the way of any call. What it said last is kept in the state directory, signature and all, and holds
 //! when it cannot be reached: for reads as long as `control.maxStale`, for writes as long as `control.maxStaleWrites`.
 
+use std::collections::HashSet;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 use std::time::Duration;
 
-use arc_swap::ArcSwap;
+use arc_swap::{ArcSwap, ArcSwapOption};
 use ed25519_dalek::{Signature, Verifier, VerifyingKey};
 use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
 use sideguard_client::{Client, ClientError};
-use sideguard_policy::source::Source;
+use sideguard_policy::source::{self, Source};
 use sideguard_runtime::clock;
 use sideguard_runtime::secret::Secret;
 use sideguard_types::call::{Caller, Verb};
 use sideguard_types::control::{Enrol, Enrolled, Kills, Refused, Report, Signed};
 use sideguard_types::refusal::{Code, Refusal};
-use sideguard_types::resource::Control;
+use sideguard_types::resource::{Control, Spec};
 use sideguard_types::time::Timestamp;
 use tokio::sync::Notify;
 
@@ -55,6 +56,18 @@ pub(crate) struct Fleet {
     tenant: ArcSwap<String>,
     /// Told when there is something to report.
     changed: Notify,
+    /// The way to control, once enrolled.
+    client: ArcSwapOption<Client>,
+}
+
+/// Tenant and name of budgets.
+pub(crate) type Budgets = HashSet<(Option<String>, String)>;
+
+/// The budgets in texts from control: control keeps their accounts.
+pub(crate) fn budgets(sources: &[Source]) -> Budgets {
+    let documents = source::load(sources).documents.into_iter();
+    let budgets = documents.filter(|document| matches!(document.resource.spec, Spec::Budget(_)));
+    budgets.map(|document| (document.resource.metadata.tenant, document.resource.metadata.name)).collect()
 }
 
 /// Why a generation is not taken.
@@ -85,6 +98,7 @@ impl Fleet {
             heard: AtomicI64::new(0),
             tenant: ArcSwap::default(),
             changed: Notify::new(),
+            client: ArcSwapOption::empty(),
         };
         let (identity, last) = (fleet.identity()?, read::<Signed>(&state.join(GENERATION))?);
         if let (Some(identity), Some(last)) = (identity, last) {
@@ -102,6 +116,11 @@ impl Fleet {
     /// Texts of the generation in force.
     pub(crate) fn sources(&self) -> Vec<Source> {
         self.sources.load().to_vec()
+    }
+
+    /// The way to control, once enrolled.
+    pub(crate) fn client(&self) -> Option<Arc<Client>> {
+        self.client.load_full()
     }
 
     /// Why calls of an agent may not go on now, if so.
@@ -219,6 +238,7 @@ async fn session(sidecar: &Arc<Sidecar>, fleet: &Fleet) -> Result<Never, String>
     let identity = enrolled(fleet, &client).await?;
     fleet.tenant.store(Arc::new(identity.tenant.clone()));
     let client = client.with_key(&Secret::new(identity.key.clone())).map_err(told)?;
+    fleet.client.store(Some(Arc::new(client.clone())));
     tokio::try_join!(follow(sidecar, fleet, &client, &identity), tell(sidecar, fleet, &client))
         .map(|(never, _)| never)
 }

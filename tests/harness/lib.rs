@@ -8,6 +8,7 @@ pub mod fake;
 pub mod model;
 pub mod pod;
 pub mod raw;
+pub mod relay;
 pub mod service;
 pub mod setting;
 pub mod sidecar;
@@ -16,6 +17,7 @@ pub mod tls;
 pub use fake::{Fake, Seen};
 pub use pod::Pod;
 pub use raw::RawFake;
+pub use relay::Relay;
 pub use service::Service;
 pub use sidecar::Sidecar;
 

@@ -11,6 +11,7 @@ mod faithful;
 mod fleet;
 mod isolate;
 mod layers;
+mod leases;
 mod lifecycle;
 mod malformed;
 mod mcp;

@@ -52,7 +52,7 @@ pub(super) async fn feed(
     Query(has): Query<Has>,
 ) -> Result<Json<Feed>, Failure> {
     let tenant = who.tenant.as_deref().unwrap_or("default");
-    let Control { store, signer, waiting } = &*control;
+    let Control { store, signer, waiting, .. } = &*control;
     waiting.wait(store, signer, tenant, has.generation, has.kills).await.map(Json)
 }
 

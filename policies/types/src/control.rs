@@ -1,5 +1,7 @@
 //! What the control service, its sidecars and its clients say to each other: JSON over HTTP below `/v1`.
 
+pub mod budgets;
+
 use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};

@@ -5,6 +5,10 @@ use std::path::PathBuf;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use crate::time::Span;
+
+const LEASE: Span = Span(std::time::Duration::from_secs(30));
+
 /// Configuration of a control service. Every key can also be set as `SIDEGUARD_<PATH>`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, rename_all = "camelCase", default)]
@@ -17,11 +21,14 @@ pub struct ControlSpec {
     pub store: Option<SharedStore>,
     /// TLS on the port; plain HTTP when absent.
     pub tls: Option<ControlTls>,
+    /// How long a sidecar may draw on a lease of a budget without a word from control, `1s` to `10m`. A lease whose sidecar
+    /// is lost is charged in full after twice as long.
+    pub lease: Span,
 }
 
 impl Default for ControlSpec {
     fn default() -> Self {
-        Self { listen: "127.0.0.1:4760".to_owned(), state: None, store: None, tls: None }
+        Self { listen: "127.0.0.1:4760".to_owned(), state: None, store: None, tls: None, lease: LEASE }
     }
 }
 
