@@ -152,3 +152,160 @@ fn spacing(window: Option<Window>) -> std::time::Duration {
         _ => SPACING,
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use proptest::prelude::*;
+    use sideguard_types::resource::{Unit, Window};
+    use sideguard_types::time::{Span, Timestamp};
+
+    use super::super::time::Moment;
+    use super::Kept;
+
+    const LIMIT: u64 = 100;
+
+    fn empty() -> Kept {
+        Kept {
+            limit: String::new(),
+            budget: String::new(),
+            unit: Unit::Tokens,
+            key: String::new(),
+            epoch: String::new(),
+            points: Vec::new(),
+            alert: None,
+            alerts: 0,
+            closing: None,
+        }
+    }
+
+    const fn seconds(seconds: i64) -> Timestamp {
+        Timestamp(seconds * 1_000_000)
+    }
+
+    #[test]
+    fn the_sum_of_a_window_is_never_too_small() {
+        let minute = Some(Window::Rolling(Span(Duration::from_secs(60))));
+        let mut kept = empty();
+        assert!(kept.sample(minute, seconds(100), 30));
+        assert!(!kept.sample(minute, seconds(101), 30), "nothing has changed");
+        assert!(kept.sample(minute, seconds(110), 70));
+        assert_eq!(kept.base(minute, seconds(120)), 0);
+        assert_eq!(kept.base(minute, seconds(163)), 30);
+        assert_eq!(kept.base(minute, seconds(173)), 70);
+        assert_eq!(kept.falls(minute, seconds(120), 50, 70), Some(seconds(162)), "the first 30 are past");
+        assert_eq!(kept.falls(minute, seconds(120), 0, 70), Some(seconds(172)));
+        let day = Some(Window::Day);
+        let mut kept = empty();
+        assert!(kept.sample(day, seconds(86_000), 30));
+        assert!(kept.sample(day, seconds(86_399), 40));
+        assert_eq!((kept.base(day, seconds(86_399)), kept.base(day, seconds(86_400))), (0, 40));
+    }
+
+    #[test]
+    fn samples_do_not_grow_without_bound_and_the_first_of_a_window_stays() {
+        let month = Some(Window::Month);
+        let mut kept = empty();
+        for minute in 0..10_000_i64 {
+            kept.sample(month, seconds(minute * 60), u64::try_from(minute).unwrap_or_default() + 1);
+        }
+        assert!(kept.points.len() <= super::MOST_POINTS + 1);
+        assert_eq!(kept.points.first().map(|point| point.spent), Some(1));
+    }
+
+    #[derive(Debug, Clone)]
+    enum Step {
+        Hold(u64),
+        /// Some of what a lease holds is really spent, at a sidecar.
+        Use(usize, u64),
+        /// A sidecar tells.
+        Tell(usize, bool),
+        /// A lease is charged in full. Its sidecar has stopped using it.
+        Lose(usize),
+        Sample,
+        Wait(u64),
+        Jump(i64),
+        Restart,
+    }
+
+    fn step() -> impl Strategy<Value = Step> {
+        prop_oneof![
+            5 => (1_u64..40).prop_map(Step::Hold),
+            5 => (any::<usize>(), 0_u64..40).prop_map(|(which, amount)| Step::Use(which, amount)),
+            4 => (any::<usize>(), any::<bool>()).prop_map(|(which, close)| Step::Tell(which, close)),
+            1 => any::<usize>().prop_map(Step::Lose),
+            3 => Just(Step::Sample),
+            4 => prop_oneof![0_u64..20, 0_u64..5_000].prop_map(Step::Wait),
+            1 => (-100_000_i64..100_000).prop_map(Step::Jump),
+            1 => Just(Step::Restart),
+        ]
+    }
+
+    proptest! {
+        /// The store's ledger as it is (a sum, what is held, and a check against a limit), control's samples, and sidecars
+        /// that spend when they like and tell late: no window of true time has more than the limit in it, and no day of
+        /// the ledger either, however the machine's clock jumps.
+        #[test]
+        fn no_window_has_more_than_the_limit(steps in proptest::collection::vec(step(), 0..300), rolling in any::<bool>()) {
+            let span = Duration::from_secs(60);
+            let window = Some(if rolling { Window::Rolling(Span(span)) } else { Window::Day });
+            let (mut truth, mut offset) = (seconds(1_000_000), 0_i64);
+            let wall = |truth: Timestamp, offset: i64| Timestamp((truth.0 + offset * 1_000_000).max(0));
+            let mut now = Moment::start(Moment::default(), wall(truth, offset));
+            let (mut kept, mut sum) = (empty(), 0_u64);
+            // What is held for a lease, and what of it was used and not told.
+            let mut leases: Vec<(u64, u64)> = Vec::new();
+            // When something was really spent: true time, day of the ledger, amount.
+            let mut uses: Vec<(Timestamp, Timestamp, u64)> = Vec::new();
+            for step in steps {
+                let at = now.of(window);
+                match step {
+                    Step::Hold(want) => {
+                        let held: u64 = leases.iter().map(|(held, _)| held).sum();
+                        if sum + held + want <= LIMIT + kept.base(window, at) {
+                            leases.push((want, 0));
+                        }
+                    }
+                    Step::Use(which, amount) if !leases.is_empty() => {
+                        let which = which % leases.len();
+                        let (held, used) = &mut leases[which];
+                        let amount = amount.min(*held - *used);
+                        *used += amount;
+                        uses.push((truth, now.civil.day_start(), amount));
+                    }
+                    Step::Tell(which, close) if !leases.is_empty() => {
+                        let which = which % leases.len();
+                        let (held, used) = &mut leases[which];
+                        sum += *used;
+                        (*held, *used) = (*held - *used, 0);
+                        if close {
+                            leases.swap_remove(which);
+                        }
+                    }
+                    Step::Lose(which) if !leases.is_empty() => sum += leases.swap_remove(which % leases.len()).0,
+                    Step::Use(..) | Step::Tell(..) | Step::Lose(_) => {}
+                    Step::Sample => drop(kept.sample(window, at, sum)),
+                    Step::Wait(passed) => {
+                        truth = truth.plus(Duration::from_secs(passed));
+                        now = now.later(Duration::from_secs(passed), wall(truth, offset));
+                    }
+                    Step::Jump(by) => {
+                        offset = by;
+                        now = now.later(Duration::ZERO, wall(truth, offset));
+                    }
+                    // Without a jump in between: how long it took, only the machine's clock tells.
+                    Step::Restart if offset == 0 => now = Moment::start(now, wall(truth, offset)),
+                    Step::Restart => {}
+                }
+                let inside = |one: &&(Timestamp, Timestamp, u64)| {
+                    if rolling { truth.since(one.0) < span } else { one.1 == now.civil.day_start() }
+                };
+                let spent: u64 = uses.iter().filter(inside).map(|(.., amount)| amount).sum();
+                prop_assert!(spent <= LIMIT, "{} in the window", spent);
+                let shown = sum - kept.base(window, now.of(window));
+                prop_assert!(shown >= spent.saturating_sub(leases.iter().map(|(held, _)| held).sum()));
+            }
+        }
+    }
+}

@@ -74,3 +74,32 @@ pub(super) fn end_of(window: Option<Window>, at: Timestamp) -> Option<Timestamp>
         Window::Rolling(span) => Some(at.plus(span.0 + SKEW)),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use sideguard_types::time::Timestamp;
+
+    use super::Moment;
+
+    const HOUR: i64 = 3_600_000_000;
+
+    #[test]
+    fn a_clock_that_jumps_moves_no_rolling_window_and_begins_no_day_twice() {
+        let second = Duration::from_secs(1);
+        let start = Moment::start(Moment::default(), Timestamp(10 * HOUR));
+        let ahead = start.later(second, Timestamp(15 * HOUR));
+        assert_eq!(ahead.steady, start.steady.plus(second));
+        assert_eq!(ahead.civil, Timestamp(15 * HOUR));
+        let back = ahead.later(second, Timestamp(10 * HOUR));
+        assert_eq!(back.civil, ahead.civil.plus(second / 2), "never back, at half the pace");
+        let mut now = back;
+        for passed in 1..=10 {
+            now = now.later(Duration::from_secs(3_600), Timestamp((10 + passed) * HOUR));
+        }
+        assert_eq!(now.civil, Timestamp(20 * HOUR), "in the end it is the machine's clock again");
+        let again = Moment::start(now, Timestamp(0));
+        assert_eq!(again, now, "a restart with the clock set back goes on from where it was");
+    }
+}
