@@ -136,8 +136,7 @@ impl Ledger {
             }
             let all = slice.missing(amount.saturating_mul(waiting.max(1)), elapsed);
             let want = all.max(missing.saturating_add(slice.size().saturating_sub(slice.left(elapsed))));
-            let least = missing.max(1);
-            wishes.push(Wish { limit: Arc::clone(&limit.name), key, least, want: want.max(least) });
+            wishes.push(Wish { limit: Arc::clone(&limit.name), key, least: missing, want: want.max(missing) });
         }
         wishes
     }

@@ -158,7 +158,7 @@ impl Slice {
 
     /// Whether it should be filled up before it is empty.
     pub(super) fn is_low(&self, now: Duration) -> bool {
-        self.left(now) < self.size() / 2 && self.free != Some(0)
+        self.left(now) < self.size() / 2 && now >= self.refused && self.free != Some(0)
     }
 
     /// What is missing for a call of `amount`.
