@@ -91,7 +91,12 @@ pub async fn start(spec: &ControlSpec, state: &Path) -> Result<Running, StartErr
         .map_err(|source| StartError::Listen { address: listen.to_owned(), source })?;
     let address =
         listener.local_addr().map_err(|source| StartError::Listen { address: listen.to_owned(), source })?;
-    let control = Arc::new(Control { store: store.clone(), signer, waiting: Arc::clone(&waiting), budgets: Arc::clone(&budgets) });
+    let control = Arc::new(Control {
+        store: store.clone(),
+        signer,
+        waiting: Arc::clone(&waiting),
+        budgets: Arc::clone(&budgets),
+    });
     let (stop, mut stopped) = watch::channel(false);
     let serve = axum::serve(listener, api::router(control)).with_graceful_shutdown(async move {
         // The sender lives as long as the service.

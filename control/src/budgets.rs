@@ -176,7 +176,9 @@ impl Budgets {
         let place = account::place(limit)?;
         for _ in 0..8 {
             let (kept, revision) = match read(store, &place).await? {
-                Some((kept, revision)) if kept.closing.is_some() => (Kept { closing: None, ..kept }, Some(revision)),
+                Some((kept, revision)) if kept.closing.is_some() => {
+                    (Kept { closing: None, ..kept }, Some(revision))
+                }
                 Some((kept, _)) => {
                     let account = account::account(&place, &kept.epoch)?;
                     return Ok((kept, account));

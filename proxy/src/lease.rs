@@ -15,7 +15,9 @@ use sideguard_policy::ledger::{Ledger, Subject, Told, Wish};
 use sideguard_runtime::clock::{self, Stopwatch};
 use sideguard_runtime::id;
 use sideguard_types::audit::Amounts;
-use sideguard_types::control::budgets::{self, Answer, Ask, LeaseStanding, MOST_LINES, MOST_TURNS, Turn, Turned, Turns};
+use sideguard_types::control::budgets::{
+    self, Answer, Ask, LeaseStanding, MOST_LINES, MOST_TURNS, Turn, Turned, Turns,
+};
 use tokio::sync::{Notify, watch};
 use tokio::task::JoinSet;
 
@@ -192,7 +194,8 @@ impl Keeper {
                 ledger.advance(now);
                 ledger.wishes(&who(&tenant, &subject), need.least, need.waiting, clock::now())
             };
-            let accounts: Vec<_> = wishes.iter().map(|wish| (Arc::clone(&wish.limit), wish.key.clone())).collect();
+            let accounts: Vec<_> =
+                wishes.iter().map(|wish| (Arc::clone(&wish.limit), wish.key.clone())).collect();
             if wishes.is_empty() || wishes.len() > MOST_LINES {
                 continue;
             }
@@ -325,7 +328,11 @@ impl Keeper {
                 continue;
             }
             if told.keep.iter().any(|keep| *keep > 0) {
-                tracing::warn!(lease = lease.name, ?standing, "a lease is gone: control has charged it in full");
+                tracing::warn!(
+                    lease = lease.name,
+                    ?standing,
+                    "a lease is gone: control has charged it in full"
+                );
             }
             lease.lines.iter().for_each(|(limit, key)| ledger.forget(*number, (limit, key)));
             self.open.remove(number);
@@ -355,8 +362,9 @@ impl Keeper {
 /// The next turn of a lease. What control holds for an account that is not here any more counts as spent.
 fn report(ledger: &mut Ledger, number: u64, lease: &Lease, all: bool) -> Turn {
     let lines = lease.lines.iter().zip(&lease.held);
-    let (spent, keep) =
-        lines.map(|((limit, key), held)| ledger.report(number, (limit, key), all).unwrap_or((*held, 0))).unzip();
+    let (spent, keep) = lines
+        .map(|((limit, key), held)| ledger.report(number, (limit, key), all).unwrap_or((*held, 0)))
+        .unzip();
     Turn { lease: lease.name.clone(), number: lease.turn + 1, spent, keep }
 }
 

@@ -314,8 +314,10 @@ fn subject<'a>(caller: &'a Caller, session: Option<&'a str>, model: Option<&'a s
 fn exhausted(sidecar: &Sidecar, exhausted: &Exhausted, now: Timestamp) -> Refusal {
     let rule = format!("budget/{}", exhausted.budget);
     if exhausted.leased {
-        let reason =
-            format!("budget `{}` is kept by control, which has granted no more of it in time", exhausted.budget);
+        let reason = format!(
+            "budget `{}` is kept by control, which has granted no more of it in time",
+            exhausted.budget
+        );
         let mut refusal = Refusal::new(Code::RateLimited, rule, reason);
         refusal.retry_after = Some(Duration::from_secs(1));
         return refusal;

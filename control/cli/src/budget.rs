@@ -75,10 +75,13 @@ fn show(accounts: &[Account]) -> Outcome {
 }
 
 fn row(account: &Account) -> Vec<String> {
-    let Account { tenant, budget, unit, key, limit, spent, held, left, window, reset_at, alert, .. } = account;
+    let Account { tenant, budget, unit, key, limit, spent, held, left, window, reset_at, alert, .. } =
+        account;
     let limit = window.as_ref().map_or_else(|| limit.clone(), |window| format!("{limit}/{window}"));
     let reset = reset_at.map(moment).unwrap_or_default();
     let alert = alert.map(|share| format!("{:.0}%", share * 100.0)).unwrap_or_default();
     let key = if key.is_empty() { "-" } else { key };
-    [tenant, budget, key, unit.as_str(), &limit, spent, held, left, &reset, &alert].map(ToString::to_string).to_vec()
+    [tenant, budget, key, unit.as_str(), &limit, spent, held, left, &reset, &alert]
+        .map(ToString::to_string)
+        .to_vec()
 }

@@ -133,7 +133,13 @@ impl Kept {
 
     /// When the sum of the window has fallen so far that `most` may be spent or held of a sum of `all`; `None` when time
     /// does not help.
-    pub(super) fn falls(&self, window: Option<Window>, now: Timestamp, most: u64, all: u64) -> Option<Timestamp> {
+    pub(super) fn falls(
+        &self,
+        window: Option<Window>,
+        now: Timestamp,
+        most: u64,
+        all: u64,
+    ) -> Option<Timestamp> {
         let enough = all.checked_sub(most)?;
         match window? {
             Window::Day | Window::Month => end_of(window, now),

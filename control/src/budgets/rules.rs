@@ -30,7 +30,8 @@ pub(super) struct Rules {
 
 impl Rules {
     pub(super) async fn read(store: &Store, now: Timestamp, kept: &Kept) -> Result<Self, Failure> {
-        let entries: Vec<_> = kept.entries.iter().filter(|entry| entry.name.kind == "Budget").cloned().collect();
+        let entries: Vec<_> =
+            kept.entries.iter().filter(|entry| entry.name.kind == "Budget").cloned().collect();
         let texts = desired::texts(store, now, &entries).await?;
         let sources: Vec<Source> = entries
             .iter()
@@ -56,7 +57,8 @@ impl Rules {
             spec.limits.iter().map(move |_| shares.clone())
         });
         let alerts = ledger.all().map(|limit| limit.limit.to_string()).zip(shares).collect();
-        let mut tenants: Vec<String> = budgets.into_iter().filter_map(|(metadata, _)| metadata.tenant).collect();
+        let mut tenants: Vec<String> =
+            budgets.into_iter().filter_map(|(metadata, _)| metadata.tenant).collect();
         tenants.dedup();
         Ok(Self { generation, ledger, alerts, tenants })
     }

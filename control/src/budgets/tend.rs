@@ -36,7 +36,9 @@ const EVENTS: u64 = 1_000;
 pub(super) async fn reached(store: &Store) -> Result<Moment, Failure> {
     let at = clock_key()?;
     match store.documents.get(clock::now(), &at).await? {
-        Some(document) => serde_json::from_slice(&document.value).map_err(|_| Failure::Broken(at.to_string())),
+        Some(document) => {
+            serde_json::from_slice(&document.value).map_err(|_| Failure::Broken(at.to_string()))
+        }
         None => Ok(Moment::default()),
     }
 }
@@ -58,7 +60,16 @@ impl Budgets {
             }
             match self.look(&store).await {
                 // Many accounts are looked at less often: what is not sampled yet counts for longer, never shorter.
-                Ok(accounts) => pause = TICK * if accounts <= PAGE { 1 } else if accounts <= 10 * PAGE { 5 } else { 30 },
+                Ok(accounts) => {
+                    pause = TICK
+                        * if accounts <= PAGE {
+                            1
+                        } else if accounts <= 10 * PAGE {
+                            5
+                        } else {
+                            30
+                        }
+                }
                 Err(error) => tracing::warn!(%error, "budgets cannot be looked at"),
             }
             looked = clock::Stopwatch::start();
@@ -161,7 +172,8 @@ impl Budgets {
         let idle = limit.per.is_some() && used == 0 && balance.held == 0;
         match kept.closing {
             Some(since) if idle && at.since(since) > MARKED => {
-                let gone = store.documents.delete(clock::now(), &document.key, Expect::Revision(document.revision));
+                let gone =
+                    store.documents.delete(clock::now(), &document.key, Expect::Revision(document.revision));
                 match gone.await {
                     Ok(_) => return Ok(store.ledger.forget(account).await.map(drop)?),
                     Err(StoreError::Conflict { .. }) => return Ok(()),
@@ -172,7 +184,8 @@ impl Budgets {
             None if idle => kept.closing = Some(at),
             Some(_) | None => {}
         }
-        if kept != before && write(store, &document.key, &kept, Some(document.revision)).await?
+        if kept != before
+            && write(store, &document.key, &kept, Some(document.revision)).await?
             && let Some(share) = alert
         {
             raise(store, limit, share, used).await?;
@@ -211,10 +224,17 @@ async fn raise(store: &Store, limit: &Touched<'_>, share: u32, used: u64) -> Res
         limit: shown(limit.unit, limit.amount),
     };
     tracing::warn!(
-        tenant = space(limit.tenant), budget = limit.budget, unit = limit.unit.as_str(), key = &*event.key,
-        share = event.share, spent = event.spent, limit = event.limit, "a budget has reached a share with an alert"
+        tenant = space(limit.tenant),
+        budget = limit.budget,
+        unit = limit.unit.as_str(),
+        key = &*event.key,
+        share = event.share,
+        spent = event.spent,
+        limit = event.limit,
+        "a budget has reached a share with an alert"
     );
-    let at = Key::new(space(limit.tenant), "budgets/events").map_err(|error| Failure::Invalid(error.to_string()))?;
+    let at = Key::new(space(limit.tenant), "budgets/events")
+        .map_err(|error| Failure::Invalid(error.to_string()))?;
     let line = Bytes::from(serde_json::to_vec(&event).map_err(|error| Failure::Invalid(error.to_string()))?);
     for _ in 0..8 {
         let end = store.journal.end(&at).await?;

@@ -80,7 +80,9 @@ async fn a_tenant_draws_on_and_sees_its_own_budgets_only() {
         assert!(matches!(&held, Answer::Held { granted, .. } if granted == &[7, 7]), "{held:?}");
     }
     budgets.look(&store).await.expect("a look");
-    for (tenant, sees) in [(Some("acme"), vec!["own"]), (Some("globex"), vec!["others"]), (Some("no"), vec![])] {
+    for (tenant, sees) in
+        [(Some("acme"), vec!["own"]), (Some("globex"), vec!["others"]), (Some("no"), vec![])]
+    {
         let who = principal(Role::Viewer, tenant);
         let page = budgets.list(&store, &who, None, (None, None)).await.expect("a page");
         let names: Vec<&str> = page.items.iter().map(|item| item.budget.as_str()).collect();
@@ -99,7 +101,8 @@ async fn a_tenant_draws_on_and_sees_its_own_budgets_only() {
             break;
         }
     }
-    let row = |tenant: &str, budget: &str, held: &str| (tenant.to_owned(), budget.to_owned(), held.to_owned());
+    let row =
+        |tenant: &str, budget: &str, held: &str| (tenant.to_owned(), budget.to_owned(), held.to_owned());
     assert_eq!(names, [row("acme", "own", "7"), row("globex", "others", "7"), row("*", "all", "14")]);
 }
 
@@ -167,7 +170,8 @@ async fn lease_calls_per_second() {
                         .header("content-type", "application/json")
                         .body(Body::from(body.expect("JSON")))
                         .expect("a request");
-                    let answer = tower::ServiceExt::oneshot(router.clone(), request).await.expect("an answer");
+                    let answer =
+                        tower::ServiceExt::oneshot(router.clone(), request).await.expect("an answer");
                     assert!(answer.status().is_success(), "{}", answer.status());
                 }
             }
@@ -175,5 +179,8 @@ async fn lease_calls_per_second() {
     }
     work.join_all().await;
     let took = since.elapsed();
-    println!("{CALLS} calls, {AT_ONCE} at once, in {took:?}: {:.0} a second", f64::from(CALLS) / took.as_secs_f64());
+    println!(
+        "{CALLS} calls, {AT_ONCE} at once, in {took:?}: {:.0} a second",
+        f64::from(CALLS) / took.as_secs_f64()
+    );
 }

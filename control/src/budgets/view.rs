@@ -70,7 +70,12 @@ impl Budgets {
         Ok(Page { items, next: None })
     }
 
-    async fn shown(&self, store: &Store, rules: &Rules, documents: &[Document]) -> Result<Vec<Account>, Failure> {
+    async fn shown(
+        &self,
+        store: &Store,
+        rules: &Rules,
+        documents: &[Document],
+    ) -> Result<Vec<Account>, Failure> {
         let now = self.now();
         let (mut known, mut accounts) = (Vec::new(), Vec::new());
         for document in documents {
@@ -81,7 +86,10 @@ impl Budgets {
             }
         }
         let balances = store.ledger.balance(&accounts).await?;
-        let one = |((space, kept, limit), balance): ((&str, Kept, Touched<'_>), sideguard_store::ledger::Balance)| {
+        let one = |((space, kept, limit), balance): (
+            (&str, Kept, Touched<'_>),
+            sideguard_store::ledger::Balance,
+        )| {
             let (window, unit) = (limit.window, limit.unit);
             let used = spent(&kept, window, now.of(window), balance);
             let last = kept.points.last().map_or(now.of(window), |point| point.time);
@@ -105,7 +113,12 @@ impl Budgets {
     }
 
     /// What was spent over time.
-    pub(crate) async fn history(&self, store: &Store, who: &Principal, wanted: &Wanted) -> Result<History, Failure> {
+    pub(crate) async fn history(
+        &self,
+        store: &Store,
+        who: &Principal,
+        wanted: &Wanted,
+    ) -> Result<History, Failure> {
         let rules = self.rules(store).await?;
         let (now, mut points) = (self.now(), Vec::new());
         let mut found = false;
@@ -117,7 +130,9 @@ impl Budgets {
             });
             for mut limit in limits {
                 limit.key = wanted.key.as_str().into();
-                let Some((kept, _)) = super::read(store, &super::account::place(&limit)?).await? else { continue };
+                let Some((kept, _)) = super::read(store, &super::account::place(&limit)?).await? else {
+                    continue;
+                };
                 found = true;
                 points.extend(kept.points.iter().map(|point| Point {
                     time: now.shown(limit.window, point.time, clock::now()),
@@ -136,7 +151,8 @@ impl Budgets {
 
 /// The namespaces that a principal may see, in order.
 fn visible<'a>(rules: &'a Rules, who: &Principal, tenant: Option<&str>) -> Vec<&'a str> {
-    let mut spaces: Vec<&str> = rules.tenants.iter().map(String::as_str).filter(|space| who.reaches(space)).collect();
+    let mut spaces: Vec<&str> =
+        rules.tenants.iter().map(String::as_str).filter(|space| who.reaches(space)).collect();
     if who.tenant.is_none() {
         spaces.push(EVERY);
     }

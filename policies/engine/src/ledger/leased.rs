@@ -90,11 +90,8 @@ impl Ledger {
     #[must_use]
     pub fn lease(mut self, budgets: impl Fn(&Metadata) -> bool) -> Self {
         for limit in &mut self.limits {
-            let metadata = Metadata {
-                name: limit.budget.clone(),
-                tenant: limit.tenant.clone(),
-                ..Metadata::default()
-            };
+            let metadata =
+                Metadata { name: limit.budget.clone(), tenant: limit.tenant.clone(), ..Metadata::default() };
             limit.leased = budgets(&metadata);
         }
         self
@@ -123,7 +120,13 @@ impl Ledger {
 
     /// What is missing for `waiting` calls of at least `need` each, in the accounts that have too little or will soon. Empty
     /// when nothing is.
-    pub fn wishes(&mut self, who: &Subject<'_>, need: Option<Amounts>, waiting: u64, now: Timestamp) -> Vec<Wish> {
+    pub fn wishes(
+        &mut self,
+        who: &Subject<'_>,
+        need: Option<Amounts>,
+        waiting: u64,
+        now: Timestamp,
+    ) -> Vec<Wish> {
         let elapsed = self.elapsed;
         let mut wishes = Vec::new();
         for limit in self.limits.iter_mut().filter(|limit| limit.leased && limit.covers(who)) {
@@ -136,7 +139,12 @@ impl Ledger {
             }
             let all = slice.missing(amount.saturating_mul(waiting.max(1)), elapsed);
             let want = all.max(missing.saturating_add(slice.size().saturating_sub(slice.left(elapsed))));
-            wishes.push(Wish { limit: Arc::clone(&limit.name), key, least: missing, want: want.max(missing) });
+            wishes.push(Wish {
+                limit: Arc::clone(&limit.name),
+                key,
+                least: missing,
+                want: want.max(missing),
+            });
         }
         wishes
     }
@@ -180,7 +188,11 @@ impl Ledger {
 
     /// A period is over: what was drawn in the last two says how much is kept and asked for.
     pub fn turn_over(&mut self) {
-        self.limits.iter_mut().filter(|limit| limit.leased).flat_map(Limit::slices).for_each(Slice::turn_over);
+        self.limits
+            .iter_mut()
+            .filter(|limit| limit.leased)
+            .flat_map(Limit::slices)
+            .for_each(Slice::turn_over);
     }
 
     fn slice(&mut self, (limit, key): (&str, &str)) -> Option<&mut Slice> {

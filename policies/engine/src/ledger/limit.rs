@@ -258,7 +258,10 @@ impl Limit {
     /// What is left in the account `key`; of a leased one also what can still be had, as far as is known.
     pub(super) fn left(&self, key: &str, now: Timestamp, elapsed: Duration) -> u64 {
         if self.leased {
-            return self.accounts.get(key).map_or(self.amount, |account| account.slice.room(self.amount, elapsed));
+            return self
+                .accounts
+                .get(key)
+                .map_or(self.amount, |account| account.slice.room(self.amount, elapsed));
         }
         self.accounts.get(key).map_or(self.amount, |account| {
             let spent = account.spent.at(self.window, now);

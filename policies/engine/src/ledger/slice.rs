@@ -53,7 +53,10 @@ pub(super) struct Slice {
 impl Slice {
     /// What may be drawn now.
     pub(super) fn left(&self, now: Duration) -> u64 {
-        self.grants.iter().filter(|grant| now < grant.until).fold(0, |sum, grant| sum.saturating_add(grant.left))
+        self.grants
+            .iter()
+            .filter(|grant| now < grant.until)
+            .fold(0, |sum, grant| sum.saturating_add(grant.left))
     }
 
     /// What calls under way hold.
