@@ -18,6 +18,7 @@ mod view;
 
 pub(crate) use view::Wanted;
 
+use std::collections::HashSet;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -46,6 +47,12 @@ const PROMPT: Duration = Duration::from_secs(10);
 /// Shortest and longest time for which a lease may be drawn on.
 const LIFE: std::ops::RangeInclusive<Duration> = Duration::from_secs(1)..=Duration::from_secs(600);
 
+/// Most accounts of a tenant, as far as the last look has seen.
+const MOST_ACCOUNTS: usize = 200_000;
+/// Longest name that a sidecar may say, in bytes, and most labels.
+const LONGEST: usize = 1_024;
+const MOST_LABELS: usize = 256;
+
 /// Budgets of the fleet, as one service knows them.
 #[derive(Debug)]
 pub(crate) struct Budgets {
@@ -56,6 +63,8 @@ pub(crate) struct Budgets {
     started: Stopwatch,
     /// Whether anything was granted or told since the time was kept.
     busy: AtomicBool,
+    /// Tenants with so many accounts that no more are opened: agents choose the names of sessions.
+    crowded: Mutex<HashSet<String>>,
 }
 
 /// An account that is asked for.
@@ -78,6 +87,7 @@ impl Budgets {
             rules: Mutex::new(None),
             started: Stopwatch::start(),
             busy: AtomicBool::new(false),
+            crowded: Mutex::default(),
         })
     }
 
@@ -110,6 +120,7 @@ impl Budgets {
         }
         let (rules, since) = (self.rules(store).await?, Stopwatch::start());
         let subject = &ask.subject;
+        check(subject)?;
         let subject = Subject {
             tenant,
             agent: &subject.agent,
@@ -183,6 +194,12 @@ impl Budgets {
                     let account = account::account(&place, &kept.epoch)?;
                     return Ok((kept, account));
                 }
+                None if self.crowded.lock().contains(place.tenant()) => {
+                    return Err(Failure::Conflict(format!(
+                        "tenant `{}` has {MOST_ACCOUNTS} accounts: idle ones of limits with a window are soon forgotten",
+                        place.tenant()
+                    )));
+                }
                 None => (Kept::new(limit), None),
             };
             // Whoever else was faster has done the same.
@@ -229,6 +246,18 @@ fn short_of(asked: &Asked<'_>, balance: Balance, free: u64, now: Moment) -> Answ
         .falls(window, at, most, balance.spent.saturating_add(balance.held))
         .map(|at| now.shown(window, at, clock::now()));
     Answer::Short { limit: limit.limit.to_string(), free, soon, reset_at }
+}
+
+/// Refuses a subject that no sidecar has.
+fn check(subject: &sideguard_types::control::budgets::Subject) -> Result<(), Failure> {
+    let labels = subject.labels.iter().flat_map(|(label, value)| [label, value]);
+    let names = [&subject.agent].into_iter().chain(&subject.session).chain(&subject.model).chain(labels);
+    if subject.labels.len() > MOST_LABELS || names.into_iter().any(|name| name.len() > LONGEST) {
+        return Err(Failure::Invalid(format!(
+            "a name of the subject is longer than {LONGEST} bytes, or it has more than {MOST_LABELS} labels"
+        )));
+    }
+    Ok(())
 }
 
 /// What was spent in a window.

@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 
-use sideguard_policy::ledger::Ledger;
+use sideguard_policy::ledger::{Ledger, Touched};
 use sideguard_policy::source::{self, Source};
 use sideguard_store::Store;
 use sideguard_types::resource::{BudgetSpec, Metadata, Spec};
@@ -39,6 +39,11 @@ impl Rules {
             .map(|(entry, text)| Source::new(format!("{}/{}", entry.name.tenant, entry.name.name), text))
             .collect();
         Self::new(kept.told.number, &sources)
+    }
+
+    /// The limits by their names.
+    pub(super) fn by_name(&self) -> HashMap<&str, Touched<'_>> {
+        self.ledger.all().map(|limit| (&**limit.limit, limit)).collect()
     }
 
     fn new(generation: u64, sources: &[Source]) -> Result<Self, Failure> {

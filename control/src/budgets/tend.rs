@@ -1,7 +1,7 @@
 //! What has to be done now and then: the time is kept, lost leases are charged, accounts are sampled, looked at for alerts,
 //! and forgotten when nothing of them counts. Every service does it; what two do at once is done once.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
@@ -18,7 +18,7 @@ use sideguard_types::control::budgets::Event;
 use super::account::{ACCOUNTS, EVERY, Kept, account, place, space};
 use super::rules::Rules;
 use super::time::Moment;
-use super::{Budgets, clock_key, spent, write};
+use super::{Budgets, MOST_ACCOUNTS, clock_key, spent, write};
 use crate::error::Failure;
 
 /// How often it is done.
@@ -111,16 +111,23 @@ impl Budgets {
     /// Looks at all accounts, and tells how many there are.
     pub(super) async fn look(&self, store: &Store) -> Result<usize, Failure> {
         let rules = self.rules(store).await?;
+        let limits = rules.by_name();
         let (mut count, mut seen) = (0, HashSet::new());
         for tenant in rules.tenants.iter().map(String::as_str).chain([EVERY]) {
-            let mut after = None;
+            let (mut after, before) = (None, count);
             loop {
                 let page = list(store, tenant, after.as_ref(), PAGE).await?;
                 count += page.documents.len();
-                self.look_at(store, &rules, &page.documents).await?;
+                self.look_at(store, (&rules, &limits), &page.documents).await?;
                 seen.extend(page.documents.into_iter().map(|document| document.key));
                 let Some(next) = page.next else { break };
                 after = Some(next);
+            }
+            let mut crowded = self.crowded.lock();
+            if count - before >= MOST_ACCOUNTS {
+                crowded.insert(tenant.to_owned());
+            } else {
+                crowded.remove(tenant);
             }
         }
         // A limit of one account is shown before anything is spent of it.
@@ -133,13 +140,17 @@ impl Budgets {
         Ok(count)
     }
 
-    async fn look_at(&self, store: &Store, rules: &Rules, documents: &[Document]) -> Result<(), Failure> {
+    async fn look_at(
+        &self,
+        store: &Store,
+        (rules, limits): (&Rules, &HashMap<&str, Touched<'_>>),
+        documents: &[Document],
+    ) -> Result<(), Failure> {
         let mut known = Vec::with_capacity(documents.len());
         for document in documents {
             let kept: Kept = serde_json::from_slice(&document.value)
                 .map_err(|_| Failure::Broken(document.key.to_string()))?;
-            let limit = rules.ledger.all().find(|limit| **limit.limit == kept.limit);
-            let Some(limit) = limit else { continue };
+            let Some(limit) = limits.get(&*kept.limit) else { continue };
             let account = account(&document.key, &kept.epoch)?;
             known.push((document, kept, limit, account));
         }
@@ -148,7 +159,7 @@ impl Budgets {
         let balances = store.ledger.balance(&accounts).await?;
         let now = self.now();
         for ((document, kept, limit, account), balance) in known.into_iter().zip(balances) {
-            self.look_at_one(store, rules, (document, kept), (&limit, &account, balance), now).await?;
+            self.look_at_one(store, rules, (document, kept), (limit, &account, balance), now).await?;
         }
         Ok(())
     }

@@ -77,17 +77,19 @@ impl Budgets {
         documents: &[Document],
     ) -> Result<Vec<Account>, Failure> {
         let now = self.now();
+        let limits = rules.by_name();
         let (mut known, mut accounts) = (Vec::new(), Vec::new());
         for document in documents {
-            let (kept, limit) = read(rules, document)?;
-            if let Some(limit) = limit {
+            let kept: Kept = serde_json::from_slice(&document.value)
+                .map_err(|_| Failure::Broken(document.key.to_string()))?;
+            if let Some(limit) = limits.get(&*kept.limit) {
                 accounts.push(account(&document.key, &kept.epoch)?);
                 known.push((document.key.tenant(), kept, limit));
             }
         }
         let balances = store.ledger.balance(&accounts).await?;
         let one = |((space, kept, limit), balance): (
-            (&str, Kept, Touched<'_>),
+            (&str, Kept, &Touched<'_>),
             sideguard_store::ledger::Balance,
         )| {
             let (window, unit) = (limit.window, limit.unit);
@@ -159,13 +161,6 @@ fn visible<'a>(rules: &'a Rules, who: &Principal, tenant: Option<&str>) -> Vec<&
     spaces.retain(|space| tenant.is_none_or(|tenant| tenant == called(space)));
     spaces.sort_unstable();
     spaces
-}
-
-fn read<'a>(rules: &'a Rules, document: &Document) -> Result<(Kept, Option<Touched<'a>>), Failure> {
-    let kept: Kept =
-        serde_json::from_slice(&document.value).map_err(|_| Failure::Broken(document.key.to_string()))?;
-    let limit = rules.ledger.all().find(|limit| **limit.limit == kept.limit);
-    Ok((kept, limit))
 }
 
 fn cursor(text: &str) -> Result<Key, Failure> {

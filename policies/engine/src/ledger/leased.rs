@@ -79,7 +79,7 @@ pub(super) fn name(limits: &mut [Limit]) {
         }
         let alike = seen.entry(text.clone()).or_default();
         text.extend_from_slice(&alike.to_be_bytes());
-        *alike += 1;
+        *alike = alike.saturating_add(1);
         let digest = Sha256::digest(&text);
         limit.name = digest.iter().take(16).map(|byte| format!("{byte:02x}")).collect::<String>().into();
     }

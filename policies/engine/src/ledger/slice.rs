@@ -92,9 +92,9 @@ impl Slice {
             if drawn == 0 {
                 break;
             }
-            grant.left -= drawn;
+            grant.left = grant.left.saturating_sub(drawn);
             grant.out = grant.out.saturating_add(drawn);
-            wanted -= drawn;
+            wanted = wanted.saturating_sub(drawn);
             draws.push((grant.lease, drawn));
         }
         self.drawn[1] = self.drawn[1].saturating_add(amount);
@@ -108,12 +108,12 @@ impl Slice {
         let mut rest = used;
         for (lease, amount) in draws {
             let taken = rest.min(*amount);
-            rest -= taken;
+            rest = rest.saturating_sub(taken);
             // A lease that is gone was charged in full.
             if let Some(grant) = self.grants.iter_mut().find(|grant| grant.lease == *lease) {
                 grant.out = grant.out.saturating_sub(*amount);
                 grant.used = grant.used.saturating_add(taken);
-                grant.left = grant.left.saturating_add(amount - taken);
+                grant.left = grant.left.saturating_add(amount.saturating_sub(taken));
             }
         }
         self.owed = self.owed.saturating_add(rest);
@@ -123,9 +123,9 @@ impl Slice {
     fn pay(&mut self) {
         for grant in &mut self.grants {
             let paid = grant.left.min(self.owed);
-            grant.left -= paid;
+            grant.left = grant.left.saturating_sub(paid);
             grant.used = grant.used.saturating_add(paid);
-            self.owed -= paid;
+            self.owed = self.owed.saturating_sub(paid);
         }
     }
 
@@ -139,7 +139,7 @@ impl Slice {
     /// Takes in that the other ledger has no more than `free`.
     pub(super) fn short(&mut self, told: &Told, now: Duration) {
         (self.free, self.soon, self.reset_at) = (Some(told.free), told.soon, told.reset_at);
-        self.refused = now + AGAIN;
+        self.refused = now.saturating_add(AGAIN);
     }
 
     /// Whether there is a point in asking for `missing` more.
@@ -180,7 +180,7 @@ impl Slice {
         let surplus = if all { u64::MAX } else { self.left(now).saturating_sub(self.size()) };
         let grant = self.grants.iter_mut().find(|grant| grant.lease == lease)?;
         let back = grant.left.min(surplus);
-        grant.left -= back;
+        grant.left = grant.left.saturating_sub(back);
         Some((std::mem::take(&mut grant.used), grant.left.saturating_add(grant.out)))
     }
 
