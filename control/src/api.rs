@@ -2,6 +2,7 @@
 //! add one, so that none can be reached without having been thought about.
 
 mod approvals;
+mod budgets;
 mod described;
 mod desired;
 mod fleet;
@@ -22,6 +23,7 @@ use serde::de::DeserializeOwned;
 use sideguard_store::Store;
 
 use crate::approvals::Webhooks;
+use crate::budgets::Budgets;
 use crate::error::Failure;
 use crate::feed::Waiting;
 use crate::keys::Principal;
@@ -56,6 +58,7 @@ pub(crate) struct Control {
     pub(crate) metrics: Arc<Metrics>,
     /// Whether only this machine reaches the port.
     pub(crate) loopback: bool,
+    pub(crate) budgets: Arc<Budgets>,
 }
 
 /// Who may use a route.
@@ -109,6 +112,10 @@ fn routes() -> Vec<Route> {
         (Method::GET, "/v1/feed/stream", Sidecars, || get(fleet::feed_stream)),
         (Method::POST, "/v1/leave", Sidecars, || post(fleet::leave)),
         (Method::POST, "/v1/report", Sidecars, || post(fleet::report)),
+        (Method::POST, "/v1/leases", Sidecars, || post(budgets::hold)),
+        (Method::POST, "/v1/leases/turns", Sidecars, || post(budgets::turn)),
+        (Method::GET, "/v1/budgets", People, || get(budgets::list)),
+        (Method::GET, "/v1/budgets/history", People, || get(budgets::history)),
         (Method::GET, "/v1/sidecars", People, || get(fleet::sidecars)),
         (Method::POST, "/v1/tokens", Operators, || post(fleet::token)),
         (Method::GET, "/v1/kills", People, || get(fleet::kills)),
@@ -214,4 +221,4 @@ impl<S: Send + Sync, T: DeserializeOwned> FromRequest<S> for Body<T> {
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

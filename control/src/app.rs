@@ -14,6 +14,7 @@ use tokio::sync::watch;
 
 use crate::api::{self, Control, Hosts};
 use crate::approvals::Webhooks;
+use crate::budgets::Budgets;
 use crate::error::Failure;
 use crate::feed::Waiting;
 use crate::known::Known;
@@ -115,6 +116,7 @@ pub async fn start(spec: &ControlSpec, state: &Path) -> Result<Running, StartErr
         NoKey::Kept(failure) => StartError::Kept(failure),
         NoKey::File(source) => StartError::State { path: operator_key.clone(), source },
     })?;
+    let budgets = Arc::new(Budgets::open(&store, spec.lease.0).await?);
     let waiting = Arc::new(Waiting::new());
     waiting.look(&store).await?;
     let listener = TcpListener::bind(listen)
@@ -132,6 +134,7 @@ pub async fn start(spec: &ControlSpec, state: &Path) -> Result<Running, StartErr
         records: Records::new(),
         webhooks: Arc::clone(&webhooks),
         known: Arc::clone(&known),
+        budgets: Arc::clone(&budgets),
         metrics: Arc::clone(&metrics),
         loopback: address.ip().is_loopback(),
         certificates: spec.tls.as_ref().is_some_and(|tls| tls.clients.is_some()),
@@ -156,7 +159,8 @@ pub async fn start(spec: &ControlSpec, state: &Path) -> Result<Running, StartErr
     let follow = tasks::spawn("follow", Arc::clone(&waiting).follow(store.clone()));
     let keys = tasks::spawn("known", known.follow(store.clone()));
     let notify = tasks::spawn("webhooks", webhooks.follow(store.clone()));
-    let following = [&follow, &keys, &live, &notify].map(tasks::Owned::new).into();
+    let tend = tasks::spawn("budgets", budgets.tend(store.clone()));
+    let following = [&follow, &keys, &live, &notify, &tend].map(tasks::Owned::new).into();
     let told = [("control", url.clone()), ("operator_key_file", operator_key.display().to_string())];
     ports::announce(state, &told)
         .map_err(|source| StartError::State { path: state.join(ports::FILE), source })?;

@@ -33,6 +33,7 @@ use crate::config::{self, ConfigError, Process};
 use crate::engine::{self, Connector, Trust};
 use crate::feed::{self, Policy, PolicyError};
 use crate::fleet::{self, Fleet};
+use crate::lease::{self, Leases};
 use crate::metrics::Metrics;
 use crate::nameserver::{self, NameServer};
 use crate::ports::{self, Door, Ports, Uids};
@@ -122,6 +123,7 @@ pub struct Sidecar {
     /// Held while a policy is made and put in force.
     swapping: Mutex<()>,
     pub(crate) ledger: Mutex<Ledger>,
+    pub(crate) leases: Leases,
     /// Told whenever a call has given back what it held.
     pub(crate) settled: Notify,
     pub(crate) log: Log,
@@ -250,8 +252,8 @@ impl Sidecar {
     fn swap(&self, texts: Option<Arc<Vec<Source>>>) -> Result<String, PolicyError> {
         let _one_at_a_time = self.swapping.lock();
         let built = self.build(texts.as_deref().map(Vec::as_slice));
-        let policy = match built {
-            Ok(policy) => policy,
+        let (policy, leased) = match built {
+            Ok(built) => built,
             Err(error) => {
                 self.metrics.reloaded("refused");
                 tracing::error!(%error, "new policy refused: the old one stays in force");
@@ -266,6 +268,7 @@ impl Sidecar {
         }
         let ledger =
             Ledger::new(policy.set.budgets()).map_err(|error| PolicyError::Budget(error.to_string()))?;
+        let ledger = ledger.lease(|budget| leased.contains(&(budget.tenant.clone(), budget.name.clone())));
         {
             let mut current = self.ledger.lock();
             let kept = ledger.with_accounts_of(&current);
@@ -283,14 +286,17 @@ impl Sidecar {
         Ok(digest)
     }
 
-    fn build(&self, texts: Option<&[Source]>) -> Result<Policy, PolicyError> {
+    /// The policy of now, and the budgets in it that control keeps.
+    fn build(&self, texts: Option<&[Source]>) -> Result<(Policy, fleet::Budgets), PolicyError> {
         let mut sources = feed::read(&self.config.policies)?;
         sources.extend(self.given.iter().cloned());
-        match texts {
-            Some(texts) => sources.extend(texts.iter().cloned()),
-            None => sources.extend(self.fleet.iter().flat_map(Fleet::sources)),
-        }
-        feed::build(&sources, &self.config.upstreams, &Process)
+        let central = match texts {
+            Some(texts) => texts.to_vec(),
+            None => self.fleet.as_ref().map(Fleet::sources).unwrap_or_default(),
+        };
+        let leased = fleet::budgets(&central);
+        sources.extend(central);
+        Ok((feed::build(&sources, &self.config.upstreams, &Process)?, leased))
     }
 }
 
@@ -342,6 +348,7 @@ pub async fn start(
         tasks::Owned::new(&tasks::spawn("look", look(Arc::clone(&sidecar)))),
         tasks::Owned::new(&tasks::spawn("fleet", fleet::belong(Arc::clone(&sidecar)))),
         tasks::Owned::new(&tasks::spawn("ship", ship::ship(Arc::clone(&sidecar), state.join("spool")))),
+        tasks::Owned::new(&tasks::spawn("leases", lease::keep(Arc::clone(&sidecar)))),
     ];
     for socket in opened.dns_udp {
         let serve = nameserver::serve_udp(socket, Arc::clone(&sidecar));
@@ -405,9 +412,12 @@ fn assemble(
     };
     let mut sources = feed::read(&config.policies)?;
     sources.extend(given.iter().cloned());
-    sources.extend(fleet.iter().flat_map(Fleet::sources));
+    let central = fleet.as_ref().map(Fleet::sources).unwrap_or_default();
+    let leased = fleet::budgets(&central);
+    sources.extend(central);
     let policy = feed::build(&sources, &config.upstreams, &Process)?;
     let ledger = Ledger::new(policy.set.budgets()).map_err(|error| PolicyError::Budget(error.to_string()))?;
+    let ledger = ledger.lease(|budget| leased.contains(&(budget.tenant.clone(), budget.name.clone())));
     let resolver = Resolver::new(&config.hosts, &config.private, config.limits.connect_timeout.0);
     let resolver = resolver.map_err(value)?;
     let prices = Prices::new(&config.prices).map_err(value)?;
@@ -439,6 +449,7 @@ fn assemble(
         policy: ArcSwap::from_pointee(policy),
         swapping: Mutex::new(()),
         ledger: Mutex::new(files.ledger),
+        leases: Leases::new(),
         settled: Notify::new(),
         log: files.log,
         authority: files.authority,
@@ -585,6 +596,7 @@ impl Running {
         if !idle {
             tracing::warn!(busy = self.sidecar.drain.count(), "calls were still under way at the deadline");
         }
+        self.sidecar.leases.end().await;
         drop(self.tasks);
         fleet::leave(&self.sidecar, for_good).await;
         self.sidecar.nameserver.close(&self.sidecar, true);

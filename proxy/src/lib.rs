@@ -23,6 +23,7 @@ mod fleet;
 mod flow;
 mod forward;
 mod identify;
+mod lease;
 mod metrics;
 mod nameserver;
 mod observe;

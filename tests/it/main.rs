@@ -14,6 +14,7 @@ mod fanout;
 mod fleet;
 mod isolate;
 mod layers;
+mod leases;
 mod lifecycle;
 mod malformed;
 mod mcp;

@@ -11,6 +11,7 @@ use sideguard_types::resource::ControlLimits;
 
 use super::described::described;
 use super::{Access, Control, Hosts, router, routes};
+use crate::budgets::Budgets;
 use crate::feed::Waiting;
 use crate::keys::{self, Principal, Role};
 use crate::limits::Limits;
@@ -20,14 +21,20 @@ use crate::records::Records;
 use crate::signer::Signer;
 
 async fn control(dir: &tempfile::TempDir) -> Arc<Control> {
-    let store = Store::open_embedded(dir.path()).await.expect("a store");
+    control_over(Store::open_embedded(dir.path()).await.expect("a store")).await
+}
+
+/// What routes work with, over a store.
+pub(crate) async fn control_over(store: Store) -> Arc<Control> {
     let signer = Signer::open(&store, clock::now()).await.expect("a key");
+    let budgets = Budgets::open(&store, std::time::Duration::from_secs(30)).await.expect("budgets");
     Arc::new(Control {
         store,
         signer,
         waiting: Arc::new(Waiting::new()),
         records: Records::new(),
         known: Arc::default(),
+        budgets: Arc::new(budgets),
         metrics: Arc::new(Metrics::new(None)),
         loopback: false,
         webhooks: Arc::default(),

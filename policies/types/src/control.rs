@@ -1,6 +1,7 @@
 //! What the control service, its sidecars and its clients say to each other: JSON over HTTP below `/v1`.
 
 pub mod approvals;
+pub mod budgets;
 pub mod feed;
 pub mod keys;
 pub mod records;
