@@ -141,7 +141,9 @@ fn routes() -> Vec<Route> {
         (Method::GET, "/v1/approvals", People, || get(approvals::list)),
         (Method::GET, "/v1/approvals/{id}", People, || get(approvals::one)),
         (Method::POST, "/v1/approvals/{id}", Voters, || post(approvals::answer)),
-        (Method::POST, "/v1/approvals/{id}/webhook", Signature, || post(approvals::webhook)),
+        (Method::POST, "/v1/approvals/{id}/webhook", Signature, || {
+            post(approvals::webhook).layer(DefaultBodyLimit::max(approvals::CALLBACK))
+        }),
     ]
 }
 
