@@ -1,6 +1,7 @@
 //! The composition root: puts a sidecar together from its configuration, opens its ports, and takes it down again.
 
 mod state;
+mod sums;
 
 use std::collections::HashMap;
 use std::hash::Hash;
@@ -42,6 +43,8 @@ use crate::sessions::{McpSessions, Runaways};
 use crate::ship;
 use crate::upstreams;
 use crate::velocity::Counters;
+
+pub(crate) use state::put_aside;
 
 /// How often policy files and the kill file are looked at.
 const LOOK: Duration = Duration::from_millis(500);
@@ -304,7 +307,7 @@ pub async fn start(
         tasks::Owned::new(&tasks::spawn("admin", admin::serve(admin, answer))),
         tasks::Owned::new(&tasks::spawn("look", look(Arc::clone(&sidecar)))),
         tasks::Owned::new(&tasks::spawn("fleet", fleet::belong(Arc::clone(&sidecar)))),
-        tasks::Owned::new(&tasks::spawn("ship", ship::ship(Arc::clone(&sidecar), state.join("spool")))),
+        tasks::Owned::new(&tasks::spawn("ship", ship::ship(Arc::clone(&sidecar), state.to_owned()))),
     ];
     for socket in opened.dns_udp {
         let serve = nameserver::serve_udp(socket, Arc::clone(&sidecar));

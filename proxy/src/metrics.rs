@@ -70,6 +70,7 @@ pub(crate) struct Metrics {
     connections: Gauge,
     reloads: Family<Named, Counter>,
     record_refused: Counter,
+    record_fill: Gauge,
     providers: Mutex<Vec<String>>,
     /// Calls and refusals so far.
     counts: [AtomicU64; 2],
@@ -95,6 +96,7 @@ impl Metrics {
             connections: Gauge::default(),
             reloads: Family::default(),
             record_refused: Counter::default(),
+            record_fill: Gauge::default(),
             providers: Mutex::default(),
             counts: Default::default(),
         };
@@ -122,6 +124,11 @@ impl Metrics {
             "record_refusals",
             "Batches of the record that control did not take",
             metrics.record_refused.clone(),
+        );
+        registry.register(
+            "record_fill_percent",
+            "Share of the record's bound that is taken by what may not be removed, at the last call",
+            metrics.record_fill.clone(),
         );
         metrics
     }
@@ -180,6 +187,10 @@ impl Metrics {
 
     pub(crate) fn reloaded(&self, code: &'static str) {
         self.reloads.get_or_create(&Named { code }).inc();
+    }
+
+    pub(crate) fn record_fill(&self, percent: u64) {
+        self.record_fill.set(i64::try_from(percent).unwrap_or(i64::MAX));
     }
 
     pub(crate) fn record_refused(&self) {
