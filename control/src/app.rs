@@ -89,12 +89,8 @@ pub async fn start(spec: &ControlSpec, state: &Path) -> Result<Running, StartErr
         .map_err(|source| StartError::Listen { address: listen.to_owned(), source })?;
     let address =
         listener.local_addr().map_err(|source| StartError::Listen { address: listen.to_owned(), source })?;
-    let control = Control {
-        store: store.clone(),
-        signer,
-        waiting: Arc::clone(&waiting),
-        records: Records::new(),
-    };
+    let control =
+        Control { store: store.clone(), signer, waiting: Arc::clone(&waiting), records: Records::new() };
     let control = Arc::new(control);
     let watched = Arc::clone(&control);
     let live = tasks::spawn("records", async move { watched.records.live.run(watched.store.clone()).await });

@@ -10,6 +10,8 @@ mod head;
 pub(crate) mod live;
 pub(crate) mod prove;
 pub(crate) mod query;
+#[cfg(test)]
+mod tests;
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -296,7 +298,10 @@ impl Head {
             self.chain = Chain::before(line);
         }
         if seq < self.first {
-            return Err(Wrong::Form(format!("record {seq} lies before the first that is kept, {}", self.first)));
+            return Err(Wrong::Form(format!(
+                "record {seq} lies before the first that is kept, {}",
+                self.first
+            )));
         }
         if seq > self.chain.next {
             let detail = format!("record {} should come next, and {seq} did", self.chain.next);
@@ -308,8 +313,8 @@ impl Head {
     /// Adds a record to the block that is not complete yet.
     fn add(&mut self, bytes: &[u8], line: &Line<'_>) -> Result<(), Wrong> {
         let seq = line.seq();
-        let facts =
-            Facts::read(bytes).ok_or_else(|| wrong(Trouble::Broken, seq, format!("record {seq}: {}", Flaw::Form)))?;
+        let facts = Facts::read(bytes)
+            .ok_or_else(|| wrong(Trouble::Broken, seq, format!("record {seq}: {}", Flaw::Form)))?;
         if facts.leaves() && facts.tenant != self.tenant {
             let detail = format!("record {seq} is a call of tenant `{}`", facts.tenant);
             return Err(wrong(Trouble::Tenant, seq, detail));

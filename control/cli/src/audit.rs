@@ -44,10 +44,8 @@ pub(crate) enum Verb {
         output: Output,
     },
     /// Shows the entries that fit: the oldest first, those of a fleet the newest first.
-    #[command(
-        after_help = "Examples:\n  sideguard audit query --decision deny --since 24h -o json\n  \
-        sideguard audit query --fleet --agent researcher --limit 20"
-    )]
+    #[command(after_help = "Examples:\n  sideguard audit query --decision deny --since 24h -o json\n  \
+        sideguard audit query --fleet --agent researcher --limit 20")]
     Query {
         #[command(flatten)]
         place: Place,
@@ -58,10 +56,8 @@ pub(crate) enum Verb {
         output: Output,
     },
     /// Checks the chain and the signatures, or a proof; names the first bad entry and exits 1.
-    #[command(
-        after_help = "Examples:\n  sideguard audit verify --key $(cat record.pub)\n  \
-        sideguard audit verify --proof proof.json --control-key HEX"
-    )]
+    #[command(after_help = "Examples:\n  sideguard audit verify --key $(cat record.pub)\n  \
+        sideguard audit verify --proof proof.json --control-key HEX")]
     Verify {
         /// State directory, or the directory of one record. All records in it are read, those of single runs too.
         #[arg(long, value_name = "DIR")]

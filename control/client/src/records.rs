@@ -49,8 +49,21 @@ pub struct Records {
 
 impl Records {
     fn values(&self) -> Vec<(&'static str, Option<String>)> {
-        let Self { from, to, tenant, agent, decision, rule, topic, call, sidecar, phase, point, after, limit } =
-            self.clone();
+        let Self {
+            from,
+            to,
+            tenant,
+            agent,
+            decision,
+            rule,
+            topic,
+            call,
+            sidecar,
+            phase,
+            point,
+            after,
+            limit,
+        } = self.clone();
         vec![
             ("from", from),
             ("to", to),

@@ -28,7 +28,8 @@ pub(crate) async fn prove(
     let rest = read(store, head, position, CHECKPOINT_RECORDS.saturating_add(1)).await?;
     let signed = |line: &Vec<u8>| Line::read(line).is_ok_and(|line| line.is_checkpoint());
     let Some(end) = rest.iter().position(signed) else {
-        let detail = format!("record {position} is not under a signed checkpoint yet: try again in some seconds");
+        let detail =
+            format!("record {position} is not under a signed checkpoint yet: try again in some seconds");
         return Err(Failure::Conflict(detail));
     };
     let checkpoint = rest.get(end).map(|line| Line::read(line));
@@ -37,7 +38,9 @@ pub(crate) async fn prove(
         _ => None,
     };
     let Some(since) = since.filter(|since| *since >= head.first) else {
-        return Err(Failure::Conflict(format!("record {position} has a checkpoint that proves no single record")));
+        return Err(Failure::Conflict(format!(
+            "record {position} has a checkpoint that proves no single record"
+        )));
     };
     let last = position.saturating_add(end as u64);
     let mut lines = read(store, head, since, last.saturating_sub(since).saturating_add(1)).await?;
@@ -54,7 +57,8 @@ pub(crate) async fn prove(
 /// Lines of a sidecar from record `from` on, so many at least where there are.
 async fn read(store: &Store, head: &Head, from: u64, count: u64) -> Result<Vec<Vec<u8>>, Failure> {
     let journal = head.journal()?;
-    let (mut at, end) = (from.saturating_sub(head.first), from.saturating_add(count).saturating_sub(head.first));
+    let (mut at, end) =
+        (from.saturating_sub(head.first), from.saturating_add(count).saturating_sub(head.first));
     let mut lines = Vec::new();
     while at < end.min(head.total()) {
         let wanted = usize::try_from(end - at).unwrap_or(usize::MAX);

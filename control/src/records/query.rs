@@ -45,9 +45,9 @@ pub(crate) struct Filter {
     pub(super) call: Option<String>,
     pub(super) sidecar: Option<String>,
     pub(super) phase: Option<Phase>,
-    point: Option<Point>,
-    after: Option<String>,
-    limit: Option<usize>,
+    pub(super) point: Option<Point>,
+    pub(super) after: Option<String>,
+    pub(super) limit: Option<usize>,
 }
 
 impl Filter {

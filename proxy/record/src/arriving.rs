@@ -32,7 +32,12 @@ impl Chain {
     /// Before record `first`; only 1 has a known record before it, which is none.
     #[must_use]
     pub fn start() -> Self {
-        Self { next: 1, prev: String::from_utf8_lossy(&Tip::START.prev).into_owned(), unsigned: 0, peaks: Vec::new() }
+        Self {
+            next: 1,
+            prev: String::from_utf8_lossy(&Tip::START.prev).into_owned(),
+            unsigned: 0,
+            peaks: Vec::new(),
+        }
     }
 
     /// The chain just before `line`, if that is believed.

@@ -239,7 +239,8 @@ impl Link {
         match (self.since, &self.root) {
             (None, None) => Ok(()),
             (Some(since), Some(root))
-                if self.seq.checked_sub(since) == Some(whole.count().into()) && *root == hex(&whole.root()) =>
+                if self.seq.checked_sub(since) == Some(whole.count().into())
+                    && *root == hex(&whole.root()) =>
             {
                 Ok(())
             }

@@ -143,8 +143,8 @@ impl Log {
         if let Some(torn) = &recovered.torn {
             journal.later(&torn_note(torn, recovered.last, now));
         }
-        let writer =
-            Writer::start(journal, disk, settings.sync, lock, public_key).map_err(|e| io_error("write", dir, e))?;
+        let writer = Writer::start(journal, disk, settings.sync, lock, public_key)
+            .map_err(|e| io_error("write", dir, e))?;
         Ok((Self { writer: Arc::new(writer) }, recovered))
     }
 

@@ -95,13 +95,22 @@ impl Proof {
     ///
     /// # Errors
     /// When they are not that.
-    pub fn new(tenant: &str, sidecar: &str, position: u64, lines: &[&[u8]], key: &str) -> Result<Self, ProofError> {
+    pub fn new(
+        tenant: &str,
+        sidecar: &str,
+        position: u64,
+        lines: &[&[u8]],
+        key: &str,
+    ) -> Result<Self, ProofError> {
         let apart = || ProofError::Apart("the lines are not those between two checkpoints");
-        let text = |line: &[u8]| String::from_utf8(line.to_vec()).map_err(|error| ProofError::Form(error.to_string()));
+        let text = |line: &[u8]| {
+            String::from_utf8(line.to_vec()).map_err(|error| ProofError::Form(error.to_string()))
+        };
         let (checkpoint, before) = lines.split_last().ok_or_else(apart)?;
         let first = lines.first().ok_or_else(apart)?;
         let first = Link::read(first).map_err(|flaw| ProofError::Line { what: "record", flaw })?.seq;
-        let index = position.checked_sub(first).and_then(|index| usize::try_from(index).ok()).ok_or_else(apart)?;
+        let index =
+            position.checked_sub(first).and_then(|index| usize::try_from(index).ok()).ok_or_else(apart)?;
         let record = lines.get(index).ok_or_else(apart)?;
         let hashes = before.iter().map(|line| Link::read(line).map(|link| link.hash()));
         let hashes: Vec<Hash> =
@@ -203,14 +212,19 @@ impl Proof {
     /// Checks that the path leads from the record to the checkpoint's root.
     fn included(&self, line: &Link, checkpoint: &Link) -> Result<(), ProofError> {
         if self.record == self.checkpoint {
-            return if self.path.is_empty() { Ok(()) } else { Err(ProofError::Apart("a checkpoint has no path")) };
+            return if self.path.is_empty() {
+                Ok(())
+            } else {
+                Err(ProofError::Apart("a checkpoint has no path"))
+            };
         }
         let apart = || ProofError::Apart("its path does not lead from the record to the checkpoint's root");
         let path: Option<Vec<Hash>> = self.path.iter().map(|hash| unhex(hash)).collect();
         let small = |number: Option<u64>| number.and_then(|number| usize::try_from(number).ok());
         let (since, root) = checkpoint.since.zip(checkpoint.root.as_ref()).ok_or_else(apart)?;
         let index = small(line.seq.checked_sub(since)).ok_or_else(apart)?;
-        let count = small(checkpoint.seq.checked_sub(since)).filter(|count| index < *count).ok_or_else(apart)?;
+        let count =
+            small(checkpoint.seq.checked_sub(since)).filter(|count| index < *count).ok_or_else(apart)?;
         let found = tree::root_by(line.hash(), index, count, &path.ok_or_else(apart)?);
         if found.is_some_and(|found| hex(&found) == *root) { Ok(()) } else { Err(apart()) }
     }
@@ -307,7 +321,13 @@ mod tests {
         let key = |seed| SigningKey::from_bytes(&[seed; 32]).verifying_key();
         let good = proof(3, 2);
         assert!(Proof::read(&good, Some(&key(7)), Some(&key(9))).is_ok());
-        assert!(matches!(Proof::read(&good, Some(&key(8)), None), Err(ProofError::Key { whose: "record", .. })));
-        assert!(matches!(Proof::read(&good, None, Some(&key(8))), Err(ProofError::Key { whose: "control", .. })));
+        assert!(matches!(
+            Proof::read(&good, Some(&key(8)), None),
+            Err(ProofError::Key { whose: "record", .. })
+        ));
+        assert!(matches!(
+            Proof::read(&good, None, Some(&key(8))),
+            Err(ProofError::Key { whose: "control", .. })
+        ));
     }
 }

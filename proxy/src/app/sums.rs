@@ -239,7 +239,8 @@ fn files(dir: &Path) -> io::Result<Vec<(u64, PathBuf)>> {
     let mut found = Vec::new();
     for entry in fs::read_dir(dir)? {
         let path = entry?.path();
-        let name = path.file_name().and_then(|name| name.to_str()).and_then(|name| name.strip_suffix(".json"));
+        let name =
+            path.file_name().and_then(|name| name.to_str()).and_then(|name| name.strip_suffix(".json"));
         if let Some(first) = name.and_then(|name| name.parse().ok()) {
             found.push((first, path));
         }
@@ -256,4 +257,94 @@ fn durable(dir: &Path, file: &Path, bytes: &[u8]) -> io::Result<()> {
     out.sync_all()?;
     fs::rename(&draft, file)?;
     File::open(dir)?.sync_all()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+    use std::path::Path;
+    use std::time::Duration;
+
+    use ed25519_dalek::SigningKey;
+    use sideguard_record::read::{self, Filter};
+    use sideguard_record::{Log, Settings};
+    use sideguard_types::audit::{Amounts, Phase, Record, Spend};
+    use sideguard_types::resource::Sync;
+    use sideguard_types::time::Timestamp;
+    use sideguard_types::units::MicroUsd;
+
+    use super::{Calls, Charge, Who};
+
+    const NOW: Timestamp = Timestamp(1_795_000_000_000_000);
+
+    fn record(phase: Phase, call: u64, amounts: u64) -> Record {
+        let time = Timestamp(NOW.0 + i64::try_from(call).expect("small") * 1_000_000);
+        let amounts = Amounts { input: amounts, output: 1, usd: MicroUsd(amounts) };
+        let spend = match phase {
+            Phase::Intent => Spend { reserved: Some(amounts), settled: None },
+            _ => Spend { reserved: None, settled: Some(amounts) },
+        };
+        Record {
+            call: call.to_string(),
+            tenant: "acme".to_owned(),
+            agent: format!("agent-{}", call % 3),
+            session: (call % 2 == 0).then(|| "s".to_owned()),
+            budget: Some(spend),
+            ..Record::new(phase, time)
+        }
+    }
+
+    /// Sums by who, of charges and of what stays open.
+    fn totals(charges: &[Charge], calls: Calls) -> BTreeMap<Who, (u64, u64, u64)> {
+        let mut totals: BTreeMap<Who, (u64, u64, u64)> = BTreeMap::new();
+        let mut add = |who: &Who, used: &Amounts, count: u64| {
+            let sum = totals.entry(who.clone()).or_default();
+            *sum = (sum.0 + used.input, sum.1 + used.usd.0, sum.2 + count);
+        };
+        charges.iter().for_each(|charge| add(&charge.who, &charge.used, charge.calls));
+        calls.into_open().for_each(|open| add(&open.who, &open.reserved, open.tools.max(1)));
+        totals
+    }
+
+    fn all(state: &Path) -> BTreeMap<Who, (u64, u64, u64)> {
+        let mut calls = Calls::default();
+        let mut charges = super::read(state, &mut calls).expect("sums");
+        for entry in read::query(&state.join("spool"), &Filter::default()).expect("a log") {
+            charges.extend(calls.take(&entry.expect("a record").record));
+        }
+        totals(&charges, calls)
+    }
+
+    #[test]
+    fn sums_stand_for_the_segments_that_are_gone() {
+        let state = tempfile::tempdir().expect("a directory");
+        let settings = Settings {
+            dir: state.path().join("spool"),
+            sidecar: "one".to_owned(),
+            sync: Sync::Batch,
+            segment_bytes: 16 << 10,
+            max_bytes: None,
+        };
+        let (log, _) = Log::open(settings, SigningKey::from_bytes(&[1; 32]), NOW).expect("a log");
+        // Calls end late, some in another segment, some never.
+        for call in 0..400_u64 {
+            log.later(&record(Phase::Intent, call, 100));
+            if let Some(ended) = call.checked_sub(call % 40).filter(|ended| call % 40 < 20 && *ended > 0) {
+                log.later(&record(Phase::Outcome, ended - 1 - call % 40, 7));
+            }
+        }
+        log.flush().expect("written");
+        let expected = all(state.path());
+        let segments = read::complete(&state.path().join("spool")).expect("segments");
+        assert!(segments.len() > 5, "{segments:?}");
+        for (gone, range) in segments.iter().enumerate() {
+            super::write(state.path(), *range.end(), Duration::from_secs(1)).expect("sums");
+            // Not removed yet: nothing counts twice.
+            assert_eq!(all(state.path()), expected, "before {gone}");
+            let file = state.path().join("spool").join(format!("{:020}.ndjson", range.start()));
+            std::fs::remove_file(file).expect("a segment");
+            assert_eq!(all(state.path()), expected, "after {gone}");
+        }
+        log.close();
+    }
 }

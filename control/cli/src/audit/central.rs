@@ -21,7 +21,8 @@ impl FilterFlags {
         let limit = self.limit;
         let (tenant, sidecar) = (self.tenant.clone(), self.sidecar.clone());
         let filter = self.filter(clock::now())?;
-        let text = |value: Option<serde_json::Value>| value.and_then(|value| value.as_str().map(str::to_owned));
+        let text =
+            |value: Option<serde_json::Value>| value.and_then(|value| value.as_str().map(str::to_owned));
         let records = Records {
             from: filter.since.map(|time| time.to_string()),
             to: filter.until.map(|time| time.to_string()),
@@ -81,8 +82,8 @@ async fn tailed(place: Place, lines: usize, once: bool, output: Output) -> Outco
     }
     let Some(mut watch) = watch else { return Ok(()) };
     while let Some(entry) = watch.next().await? {
-        let known = !shown.is_empty()
-            && shown.remove(&(entry.tenant.clone(), entry.sidecar.clone(), entry.position));
+        let known =
+            !shown.is_empty() && shown.remove(&(entry.tenant.clone(), entry.sidecar.clone(), entry.position));
         if !known {
             show(&mut printer, &entry)?;
         }
@@ -116,7 +117,10 @@ async fn exported(place: Place, sidecar: Option<String>) -> Outcome {
     let mut journals = client.journals().await?;
     journals.retain(|journal| sidecar.as_ref().is_none_or(|wanted| *wanted == journal.sidecar));
     if let Some(sidecar) = sidecar.filter(|_| journals.is_empty()) {
-        return Err(Failure::new(crate::remote::FOUND, format!("control has no record of a sidecar `{sidecar}`")));
+        return Err(Failure::new(
+            crate::remote::FOUND,
+            format!("control has no record of a sidecar `{sidecar}`"),
+        ));
     }
     for journal in journals {
         let mut next = Some(journal.first.to_string());
