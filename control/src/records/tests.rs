@@ -215,18 +215,21 @@ async fn a_follower_gets_each_entry_and_goes_on_from_its_cursor() {
     assert_eq!(positions, (1..=all.len() as u64).collect::<Vec<_>>());
 }
 
-/// Questions that a model can answer too.
-fn questions() -> impl Strategy<Value = (Vec<(u8, u8, u8, i64)>, Vec<(u8, u8, u8, i64)>, u8, u8, usize)> {
-    // Agent, rule, phase, and how far the clock moves: back at times.
+/// Agent, rule and phase of a record, and by how many seconds it is later than the one before.
+type Sketch = (u8, u8, u8, i64);
+
+/// The records of two sidecars, and a question about them.
+fn questions() -> impl Strategy<Value = (Vec<Sketch>, Vec<Sketch>, u8, u8, usize)> {
+    // The clock is put back at times.
     let step = prop_oneof![20 => 0_i64..3, 1 => -50_i64..0, 1 => 50_i64..100];
     let one = (0_u8..3, 0_u8..4, 0_u8..2, step);
     let records = proptest::collection::vec(one, 0..900);
     (records.clone(), records, 0_u8..8, 0_u8..6, 1_usize..80)
 }
 
-fn made(tenant: &str, from: &[(u8, u8, u8, i64)]) -> Vec<Record> {
+fn made(tenant: &str, from: &[Sketch]) -> Vec<Record> {
     let mut time = 0;
-    let make = |(number, (agent, rule, phase, step)): (usize, &(u8, u8, u8, i64))| {
+    let make = |(number, (agent, rule, phase, step)): (usize, &Sketch)| {
         time += step;
         let mut record = record(tenant, &format!("agent-{agent}"), time);
         record.call = format!("call-{number}");

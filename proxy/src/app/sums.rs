@@ -288,7 +288,7 @@ mod tests {
             call: call.to_string(),
             tenant: "acme".to_owned(),
             agent: format!("agent-{}", call % 3),
-            session: (call % 2 == 0).then(|| "s".to_owned()),
+            session: call.is_multiple_of(2).then(|| "s".to_owned()),
             budget: Some(spend),
             ..Record::new(phase, time)
         }

@@ -5,14 +5,16 @@
 use std::fs;
 use std::io::{BufRead, BufReader};
 use std::process::{Child, Command, Stdio};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail};
 use ed25519_dalek::SigningKey;
 use sideguard_client::Client;
 use sideguard_record::read::raw;
 use sideguard_record::{Log, Settings};
+use sideguard_runtime::clock::Stopwatch;
 use sideguard_runtime::secret::Secret;
+use sideguard_runtime::tasks;
 use sideguard_types::audit::{Phase, Record};
 use sideguard_types::control::records::BATCH_BYTES;
 use sideguard_types::control::{Enrol, TokenRequest};
@@ -62,8 +64,9 @@ async fn measure(control: &mut Child, dir: &std::path::Path) -> Result<()> {
         let log = log(&dir.join(&name), &name)?;
         sidecars.push((operator.with_key(&Secret::new(enrolled.key))?, name, log));
     }
-    let (cpu, since) = (cpu_time(control.id())?, Instant::now());
-    let shipping = sidecars.into_iter().map(|(client, name, log)| tokio::spawn(ship(client, name, log)));
+    let (cpu, since) = (cpu_time(control.id())?, Stopwatch::start());
+    let shipping =
+        sidecars.into_iter().map(|(client, name, log)| tasks::spawn("ship", ship(client, name, log)));
     let (mut records, mut bytes) = (0, 0);
     for shipped in shipping.collect::<Vec<_>>() {
         let (some, size) = shipped.await??;
