@@ -267,6 +267,7 @@ pub struct Running {
     admin: SocketAddr,
     tasks: Vec<tasks::Owned>,
     accepting: Vec<tasks::Owned>,
+    shipping: tasks::Owned,
 }
 
 /// Starts a sidecar: `state` is its directory, `given` are policy texts beside the configured files, `ports` are where
@@ -307,8 +308,9 @@ pub async fn start(
         tasks::Owned::new(&tasks::spawn("admin", admin::serve(admin, answer))),
         tasks::Owned::new(&tasks::spawn("look", look(Arc::clone(&sidecar)))),
         tasks::Owned::new(&tasks::spawn("fleet", fleet::belong(Arc::clone(&sidecar)))),
-        tasks::Owned::new(&tasks::spawn("ship", ship::ship(Arc::clone(&sidecar), state.to_owned()))),
     ];
+    let ship = ship::ship(Arc::clone(&sidecar), state.to_owned());
+    let shipping = tasks::Owned::new(&tasks::spawn("ship", ship));
     for socket in opened.dns_udp {
         let serve = nameserver::serve_udp(socket, Arc::clone(&sidecar));
         tasks.push(tasks::Owned::new(&tasks::spawn("dns-udp", serve)));
@@ -322,7 +324,7 @@ pub async fn start(
     record.policy_digest = sidecar.policy.load().set.digest().to_string();
     sidecar.note(&record);
     state::write_ports(state, outbound_at, admin_at).map_err(StartError::State)?;
-    Ok(Running { sidecar, outbound: outbound_at, admin: admin_at, tasks, accepting })
+    Ok(Running { sidecar, outbound: outbound_at, admin: admin_at, tasks, accepting, shipping })
 }
 
 /// What a command's surroundings have to know of its upstreams.
@@ -531,6 +533,8 @@ impl Running {
         let mut record = Record::new(Phase::Control, clock::now());
         record.code = Some("stop".to_owned());
         self.sidecar.note(&record);
+        ship::end(&self.sidecar).await;
+        drop(self.shipping);
         self.sidecar.log.close();
         state::remove_ports(&self.sidecar.state);
     }

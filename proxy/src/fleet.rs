@@ -57,6 +57,8 @@ pub(crate) struct Fleet {
     changed: Notify,
     /// Control as this sidecar may ask it, once it is enrolled.
     joined: watch::Sender<Option<Client>>,
+    /// The last record that control has acknowledged, since the start.
+    pub(crate) acknowledged: watch::Sender<u64>,
 }
 
 /// Why a generation is not taken.
@@ -88,6 +90,7 @@ impl Fleet {
             tenant: ArcSwap::default(),
             changed: Notify::new(),
             joined: watch::Sender::new(None),
+            acknowledged: watch::Sender::new(0),
         };
         let (identity, last) = (fleet.identity()?, read::<Signed>(&state.join(GENERATION))?);
         if let (Some(identity), Some(last)) = (identity, last) {

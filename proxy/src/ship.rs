@@ -9,6 +9,7 @@ use bytes::Bytes;
 use sideguard_client::{Client, ClientError};
 use sideguard_record::read::{Lump, Raw, oldest, raw};
 use sideguard_types::control::records::BATCH_BYTES;
+use tokio::sync::watch;
 
 use crate::app::{Sidecar, put_aside};
 
@@ -22,6 +23,9 @@ const GATHER: Duration = Duration::from_millis(50);
 
 /// How long the log is left without a checkpoint when nothing more comes.
 const SIGN: Duration = Duration::from_secs(2);
+
+/// Longest time that a sidecar that stops waits for control to take the rest.
+const END: Duration = Duration::from_secs(3);
 
 /// Why shipping stopped.
 enum Stop {
@@ -46,12 +50,12 @@ impl From<ClientError> for Stop {
 pub(crate) async fn ship(sidecar: Arc<Sidecar>, state: PathBuf) {
     let Some(fleet) = &sidecar.fleet else { return };
     let client = fleet.joined().await;
-    let mut work = Shipping { sidecar: &sidecar, state, acknowledged: 0, put_aside: 0 };
+    let mut work = Shipping { sidecar: &sidecar, state, acknowledged: &fleet.acknowledged, put_aside: 0 };
     let mut pause = PAUSE;
     loop {
-        let before = work.acknowledged;
+        let before = *work.acknowledged.borrow();
         let Err(stop) = work.session(fleet.id(), &client).await;
-        if work.acknowledged > before {
+        if *work.acknowledged.borrow() > before {
             pause = PAUSE;
         }
         match stop {
@@ -69,6 +73,21 @@ pub(crate) async fn ship(sidecar: Arc<Sidecar>, state: PathBuf) {
     }
 }
 
+/// Waits a moment for control to take what is left, at the end of a sidecar.
+pub(crate) async fn end(sidecar: &Sidecar) {
+    let Some(fleet) = &sidecar.fleet else { return };
+    // With a checkpoint, so that the log has nothing to add when it closes. A failure is the log's to tell.
+    let _ = sidecar.log.sign();
+    let last = sidecar.log.last();
+    let mut acknowledged = fleet.acknowledged.subscribe();
+    let taken = tokio::time::timeout(END, acknowledged.wait_for(|acknowledged| *acknowledged >= last)).await;
+    if taken.is_err() {
+        tracing::warn!(
+            "control has not taken the whole record: the rest waits on this disk for the next start"
+        );
+    }
+}
+
 /// Nothing: a session ends in an error or not at all.
 enum Never {}
 
@@ -77,7 +96,7 @@ struct Shipping<'a> {
     sidecar: &'a Sidecar,
     state: PathBuf,
     /// The last record that control has acknowledged.
-    acknowledged: u64,
+    acknowledged: &'a watch::Sender<u64>,
     /// The last record of a segment that may be removed.
     put_aside: u64,
 }
@@ -109,7 +128,7 @@ impl Shipping<'_> {
             if position.next < end {
                 return Err(Stop::Away(format!("control went back to record {}", position.next)));
             }
-            self.acknowledged = end.saturating_sub(1);
+            self.acknowledged.send_replace(end.saturating_sub(1));
             self.release().await?;
             if !full {
                 tokio::time::sleep(GATHER).await;
@@ -119,7 +138,8 @@ impl Shipping<'_> {
 
     /// Lets segments go that control has, once what budgets have to know of them is put aside.
     async fn release(&mut self) -> Result<(), Stop> {
-        let upto = self.sidecar.log.complete_to(self.acknowledged);
+        let acknowledged = *self.acknowledged.borrow();
+        let upto = self.sidecar.log.complete_to(acknowledged);
         if upto > self.put_aside {
             let state = self.state.clone();
             let put_aside = tokio::task::spawn_blocking(move || put_aside(&state, upto)).await;

@@ -226,6 +226,21 @@ async fn kill_9_of_either_side_while_shipping_loses_and_doubles_nothing() {
 }
 
 #[tokio::test]
+async fn a_sidecar_that_stops_leaves_nothing_behind() {
+    let (service, tool) = (Service::start(), Fake::json("{}").await);
+    service.apply(ALLOW).await;
+    let mut sidecar = service.sidecar("reader", CALM).await;
+    allowed(&sidecar, &tool).await;
+    call(&sidecar, "GET", &tool).await;
+    assert!(sidecar.terminate().success());
+    let own = sidecar.record();
+    let central = found(&asked(&service, &service.key()), &Records::default()).await;
+    assert_eq!(central.len(), own.len());
+    assert!(own.iter().any(|entry| entry["code"] == "stop"));
+    assert!(own.iter().zip(central.iter().rev()).all(|(own, (_, _, there))| own == there));
+}
+
+#[tokio::test]
 async fn a_changed_byte_is_refused_and_told() {
     let (mut service, tool) = (Service::start(), Fake::json("{}").await);
     service.apply(ALLOW).await;
@@ -357,6 +372,11 @@ async fn the_record_of_a_fleet_is_asked_for_exported_and_watched() {
     assert!(table.contains("intent") && table.contains("DELETE"), "{table}");
     let none = service.out(&["audit", "query", "--fleet", "--agent", "nobody"]).await;
     assert_eq!(none, "");
+    let recent =
+        ["audit", "query", "--fleet", "--since", "1h", "--phase", "intent", "--limit", "3", "-o", "json"];
+    assert!(service.out(&recent).await.contains(id));
+    let earlier = service.out(&["audit", "query", "--fleet", "--until", "1h"]).await;
+    assert_eq!(earlier, "");
     let last = service.out(&["audit", "tail", "--fleet", "--once", "-n", "1", "-o", "json"]).await;
     assert_eq!(last.lines().count(), 1, "{last}");
     let state = sidecar.state().display().to_string();
