@@ -1,7 +1,8 @@
 //! The control service: one place that governs a fleet of sidecars.
 //!
 //! It keeps the desired state as a sequence of generations ([`desired`]), hands each one signed to the sidecars that watch for
-//! it ([`feed`]), grants them leases of budgets ([`budgets`]), knows how they stand ([`registry`]), and stops what a kill switch names ([`kills`]). Who may do what is
+//! it ([`feed`]), grants them leases of budgets ([`budgets`]), knows how they stand ([`registry`]), keeps the record that they
+//! ship and finds it again ([`records`]), and stops what a kill switch names ([`kills`]). Who may do what is
 //! settled by keys ([`keys`]). [`api`] has one file for each part; [`app`] puts everything together. Nothing here knows the
 //! proxy; what is kept goes through `sideguard-store`.
 

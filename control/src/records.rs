@@ -10,6 +10,8 @@ mod head;
 pub(crate) mod live;
 pub(crate) mod prove;
 pub(crate) mod query;
+#[cfg(test)]
+mod tests;
 
 use std::sync::atomic::{AtomicU64, Ordering};
 

@@ -1,6 +1,7 @@
 //! The composition root: puts a sidecar together from its configuration, opens its ports, and takes it down again.
 
 mod state;
+mod sums;
 
 use std::collections::HashMap;
 use std::hash::Hash;
@@ -45,6 +46,8 @@ use crate::ship;
 use crate::trace::Traces;
 use crate::upstreams;
 use crate::velocity::Counters;
+
+pub(crate) use state::put_aside;
 
 /// How often policy files and the kill file are looked at.
 const LOOK: Duration = Duration::from_millis(500);
@@ -307,6 +310,7 @@ pub struct Running {
     admin: SocketAddr,
     tasks: Vec<tasks::Owned>,
     accepting: Vec<tasks::Owned>,
+    shipping: tasks::Owned,
 }
 
 /// Starts a sidecar: `state` is its directory, `given` are policy texts beside the configured files, `ports` are where
@@ -347,9 +351,10 @@ pub async fn start(
         tasks::Owned::new(&tasks::spawn("admin", admin::serve(admin, answer))),
         tasks::Owned::new(&tasks::spawn("look", look(Arc::clone(&sidecar)))),
         tasks::Owned::new(&tasks::spawn("fleet", fleet::belong(Arc::clone(&sidecar)))),
-        tasks::Owned::new(&tasks::spawn("ship", ship::ship(Arc::clone(&sidecar), state.join("spool")))),
         tasks::Owned::new(&tasks::spawn("leases", lease::keep(Arc::clone(&sidecar)))),
     ];
+    let ship = ship::ship(Arc::clone(&sidecar), state.to_owned());
+    let shipping = tasks::Owned::new(&tasks::spawn("ship", ship));
     for socket in opened.dns_udp {
         let serve = nameserver::serve_udp(socket, Arc::clone(&sidecar));
         tasks.push(tasks::Owned::new(&tasks::spawn("dns-udp", serve)));
@@ -363,7 +368,7 @@ pub async fn start(
     record.policy_digest = sidecar.policy.load().set.digest().to_string();
     sidecar.note(&record);
     state::write_ports(state, outbound_at, admin_at).map_err(StartError::State)?;
-    Ok(Running { sidecar, outbound: outbound_at, admin: admin_at, tasks, accepting })
+    Ok(Running { sidecar, outbound: outbound_at, admin: admin_at, tasks, accepting, shipping })
 }
 
 /// What a command's surroundings have to know of its upstreams.
@@ -603,6 +608,8 @@ impl Running {
         let mut record = Record::new(Phase::Control, clock::now());
         record.code = Some("stop".to_owned());
         self.sidecar.note(&record);
+        ship::end(&self.sidecar).await;
+        drop(self.shipping);
         if let Some(telemetry) = &self.sidecar.telemetry {
             telemetry.stop(FLUSH).await;
         }

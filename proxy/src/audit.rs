@@ -1,6 +1,9 @@
 //! The record of a call: its intent before anything leaves, its outcome afterwards, and every refusal.
 
+use std::time::Duration;
+
 use sideguard_policy::Grant;
+use sideguard_record::Unwritable;
 use sideguard_types::audit::{Phase, Record};
 use sideguard_types::refusal::{Code, Refusal};
 use sideguard_types::verdict::Decision;
@@ -8,8 +11,16 @@ use sideguard_types::verdict::Decision;
 use crate::app::Sidecar;
 use crate::call::{Exchange, Refused, Reserved};
 
+/// Calls are slowed from here on, in percent of the record's bound taken by what control has not got.
+const SLOW_FROM: u64 = 75;
+/// So many percent further they are refused: what is left is kept for what comes of calls that have left.
+const SLOW_STEPS: u32 = 18;
+/// Longest time that a call is held back.
+const SLOWEST: Duration = Duration::from_millis(250);
+
 /// Stage 6: writes the intent of every item. Only then may the call leave.
 pub(crate) async fn intent(sidecar: &Sidecar, reserved: Reserved) -> Result<Reserved, Refused> {
+    slowed(sidecar).await;
     let mut last = None;
     for (item, grant) in reserved.exchange.items.iter().zip(&reserved.grants) {
         let mut record = reserved.exchange.record(Phase::Intent, Some(item));
@@ -20,25 +31,39 @@ pub(crate) async fn intent(sidecar: &Sidecar, reserved: Reserved) -> Result<Rese
             Err(error) => {
                 let cause = std::error::Error::source(&error).map(ToString::to_string).unwrap_or_default();
                 tracing::error!(%error, cause, "record cannot be written: calls are refused");
-                return Err(unwritten(reserved));
+                return Err(unwritten(reserved, &error));
             }
         }
         sidecar.seen(&record);
     }
     if let Some(written) = last
-        && sidecar.log.durable(written).await.is_err()
+        && let Err(error) = sidecar.log.durable(written).await
     {
-        return Err(unwritten(reserved));
+        return Err(unwritten(reserved, &error));
     }
     Ok(reserved)
 }
 
-fn unwritten(reserved: Reserved) -> Refused {
+/// Holds a call back for a moment when control takes the record too slowly for the disk: the less room is left, the longer.
+async fn slowed(sidecar: &Sidecar) {
+    let fill = sidecar.log.fill();
+    sidecar.metrics.record_fill(fill);
+    if let Some(beyond) = fill.checked_sub(SLOW_FROM) {
+        let share = u32::try_from(beyond).unwrap_or(u32::MAX).min(SLOW_STEPS);
+        tokio::time::sleep(SLOWEST * share / SLOW_STEPS).await;
+    }
+}
+
+fn unwritten(reserved: Reserved, error: &Unwritable) -> Refused {
     let Reserved { exchange, held, .. } = reserved;
     held.release();
     let mut refusal =
         Refusal::new(Code::RecordUnavailable, "record", "the record cannot be written, so nothing may leave");
-    refusal.hint = Some("make room on the sidecar's disk".to_owned());
+    let hint = match error {
+        Unwritable::Full { .. } => "control has to take the record first: is it reachable from the sidecar?",
+        _ => "make room on the sidecar's disk",
+    };
+    refusal.hint = Some(hint.to_owned());
     exchange.refuse(refusal)
 }
 

@@ -66,6 +66,9 @@ pub fn check(spec: &ProxySpec) -> Result<(), ConfigError> {
     if !matches!(spec.tls.min_version.as_str(), "1.2" | "1.3") {
         return bad("`tls.minVersion` must be \"1.2\" or \"1.3\"");
     }
+    if spec.audit.max_spool.is_some_and(|bound| bound.0 < 1 << 20) {
+        return bad("`audit.maxSpool` must be at least 1MiB");
+    }
     if spec.limits.idle_timeout.0.is_zero() || spec.limits.connect_timeout.0.is_zero() {
         return bad("`limits`: idleTimeout and connectTimeout must be longer than nothing");
     }

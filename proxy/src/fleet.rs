@@ -73,6 +73,8 @@ pub(crate) struct Fleet {
     link: watch::Sender<Option<Arc<Link>>>,
     /// Places for calls that wait for an approval.
     pub(crate) holds: Semaphore,
+    /// The last record that control has acknowledged, since the start.
+    pub(crate) acknowledged: watch::Sender<u64>,
 }
 
 /// Tenant and name of budgets.
@@ -160,6 +162,7 @@ impl Fleet {
             changed: Notify::new(),
             link: watch::Sender::new(None),
             holds: Semaphore::new(HOLDS),
+            acknowledged: watch::Sender::new(0),
         };
         if let Some(identity) = kept::identity(state)? {
             fleet.tenant.store(Arc::new(identity.tenant.clone()));

@@ -2,7 +2,7 @@
 //!
 //! One call goes one way, [`flow`](crate): accept → identify → classify → decide → reserve → record → forward →
 //! observe. Every stage is a module; none imports another; what they hand on is in `call`. Around them: `engine` (the
-//! only module that names pingora), `tunnel` (CONNECT and redirected connections), `ports` and `nameserver` (how agents come in), `feed` (the policy in force), `upstreams`, `prices`, and the
+//! only module that names pingora), `tunnel` (CONNECT and redirected connections), `ports` and `nameserver` (how agents come in), `feed` (the policy in force), `upstreams`, `prices`, `fleet` and `ship` (what comes from control, and what goes there), and the
 //! composition root [`app`]. Nothing here knows of the control service.
 
 mod accept;

@@ -88,6 +88,7 @@ pub(crate) struct Metrics {
     providers: Names,
     agents: Names,
     record_refused: Counter,
+    record_fill: Gauge,
     /// Calls, refusals, tokens and micro-dollars so far.
     counts: [AtomicU64; 4],
 }
@@ -130,6 +131,7 @@ impl Metrics {
             providers: Names::new(MAX_PROVIDERS),
             agents: Names::new(MAX_AGENTS),
             record_refused: Counter::default(),
+            record_fill: Gauge::default(),
             counts: Default::default(),
         };
         let registry = &mut metrics.registry;
@@ -169,6 +171,11 @@ impl Metrics {
             "record_refusals",
             "Batches of the record that control did not take",
             metrics.record_refused.clone(),
+        );
+        registry.register(
+            "record_fill_percent",
+            "Share of the record's bound that is taken by what may not be removed, at the last call",
+            metrics.record_fill.clone(),
         );
         metrics
     }
@@ -230,6 +237,10 @@ impl Metrics {
 
     pub(crate) fn reloaded(&self, code: &'static str) {
         self.reloads.get_or_create(&Named { code }).inc();
+    }
+
+    pub(crate) fn record_fill(&self, percent: u64) {
+        self.record_fill.set(i64::try_from(percent).unwrap_or(i64::MAX));
     }
 
     pub(crate) fn record_refused(&self) {

@@ -96,6 +96,41 @@ impl Sidecar {
         Self::in_dir(dir, std::mem::take(&mut self.wrapper))
     }
 
+    /// Starts another one over a copy of this one's state, as somebody does who has stolen it.
+    ///
+    /// # Panics
+    /// When it cannot be copied.
+    #[must_use]
+    pub fn copy(&self) -> Self {
+        let dir = tempfile::tempdir().expect("a directory");
+        let copied = Command::new("cp").arg("-a").arg(self.dir.path().join(".")).arg(dir.path()).status();
+        assert!(copied.expect("cp runs").success(), "a copy");
+        let _ = fs::remove_file(dir.path().join("state/ports.json"));
+        Self::in_dir(dir, self.wrapper.clone())
+    }
+
+    /// Bytes of memory that it has now.
+    ///
+    /// # Panics
+    /// When the system does not tell.
+    #[must_use]
+    pub fn memory(&self) -> u64 {
+        let status = fs::read_to_string(format!("/proc/{}/status", self.pid())).expect("a status");
+        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).expect("a size");
+        line.trim().trim_end_matches(" kB").parse::<u64>().expect("a number") << 10
+    }
+
+    /// Bytes that the record's segments take on disk.
+    ///
+    /// # Panics
+    /// When the directory cannot be read.
+    #[must_use]
+    pub fn spooled(&self) -> u64 {
+        let files = fs::read_dir(self.spool()).expect("the record");
+        // A segment may go while it is looked at.
+        files.filter_map(|file| file.ok()?.metadata().ok()).map(|file| file.len()).sum()
+    }
+
     fn in_dir(dir: TempDir, wrapper: Vec<String>) -> Self {
         let state = dir.path().join("state").display().to_string();
         let mut words = wrapper

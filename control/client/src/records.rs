@@ -187,10 +187,10 @@ impl Watch {
                 let line = line.trim_ascii();
                 if line.starts_with(b"event:") {
                     other = true;
-                } else if let Some(data) = line.strip_prefix(b"data:") {
-                    if !std::mem::take(&mut other) {
-                        return self.client.read(data, "/v1/records/stream").map(Some);
-                    }
+                } else if let Some(data) = line.strip_prefix(b"data:")
+                    && !std::mem::take(&mut other)
+                {
+                    return self.client.read(data, "/v1/records/stream").map(Some);
                 }
             }
             if self.read.len() > MAX_BODY {

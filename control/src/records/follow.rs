@@ -3,12 +3,13 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use futures_util::StreamExt;
+use futures_util::{FutureExt, StreamExt};
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 use sideguard_runtime::clock;
 use sideguard_store::Store;
 use sideguard_store::documents::{Change, Changes};
+use sideguard_store::key::Key;
 use sideguard_types::control::Page;
 use sideguard_types::control::records::Entry;
 
@@ -18,6 +19,8 @@ use crate::keys::{Principal, Role};
 
 /// Most entries of one batch.
 const BATCH: usize = 500;
+/// Most sidecars that are looked at one by one when there is news of them; of more, all are.
+const SOME: usize = 64;
 /// How often all sidecars are looked at without a notice, should one have been lost.
 const LOOK: Duration = Duration::from_secs(10);
 
@@ -41,12 +44,14 @@ pub(crate) struct Follow {
     cursor: Cursor,
     /// Sidecars that have more than the cursor says, as far as is known.
     due: Vec<Head>,
+    /// The heads that have changed since; any may have when it is not known.
+    news: Option<Vec<Key>>,
 }
 
 /// Follows the record of all sidecars from `cursor` on; an empty one is the beginning.
 pub(crate) fn follow(store: &Store, cursor: Cursor) -> Result<Follow, Failure> {
     let changes = store.documents.watch(Head::scope()?);
-    Ok(Follow { store: store.clone(), changes, cursor, due: Vec::new() })
+    Ok(Follow { store: store.clone(), changes, cursor, due: Vec::new(), news: None })
 }
 
 /// How many entries there are that a cursor is still before.
@@ -75,21 +80,42 @@ impl Follow {
                 self.cursor.0.insert(name, last.position.saturating_add(1));
                 return Ok((entries, self.cursor.clone()));
             }
-            self.due = heads(&self.store).await?;
+            self.due = match self.news.take() {
+                None => heads(&self.store).await?,
+                Some(keys) => some(&self.store, &keys).await?,
+            };
             self.due.retain(|head| {
                 self.cursor.0.get(&head.name()).copied().unwrap_or(head.first) < head.chain.next
             });
             if self.due.is_empty() {
-                self.news().await?;
+                self.news = self.wait().await?;
+            } else {
+                self.news = Some(Vec::new());
             }
         }
     }
 
-    /// Waits until some sidecar has shipped more.
-    async fn news(&mut self) -> Result<(), Failure> {
-        match tokio::time::timeout(LOOK, self.changes.next()).await {
-            Ok(Some(Change::Changed { .. } | Change::Resync)) | Err(_) => Ok(()),
-            Ok(None) => Err(sideguard_store::StoreError::Closed.into()),
+    /// Waits until sidecars have shipped more; which, or that it is not known.
+    async fn wait(&mut self) -> Result<Option<Vec<Key>>, Failure> {
+        let mut change = match tokio::time::timeout(LOOK, self.changes.next()).await {
+            Err(_) => return Ok(None),
+            Ok(change) => change,
+        };
+        let mut keys = Vec::new();
+        loop {
+            match change {
+                None => return Err(sideguard_store::StoreError::Closed.into()),
+                Some(Change::Changed { key, .. }) if keys.len() < SOME => {
+                    if !keys.contains(&key) {
+                        keys.push(key);
+                    }
+                }
+                Some(_) => return Ok(None),
+            }
+            match self.changes.next().now_or_never() {
+                None => return Ok(Some(keys)),
+                Some(more) => change = more,
+            }
         }
     }
 }
@@ -115,6 +141,15 @@ impl Head {
     pub(super) fn name(&self) -> String {
         format!("{}/{}", self.sidecar, self.tenant)
     }
+}
+
+/// The heads with these names.
+async fn some(store: &Store, keys: &[Key]) -> Result<Vec<Head>, Failure> {
+    let mut found = Vec::new();
+    for key in keys {
+        found.extend(Head::named(store, clock::now(), key).await?);
+    }
+    Ok(found)
 }
 
 async fn heads(store: &Store) -> Result<Vec<Head>, Failure> {

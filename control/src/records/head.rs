@@ -63,6 +63,12 @@ impl Head {
         Ok(Some((decode(&at, &document.value)?, document.revision)))
     }
 
+    /// The head that is kept under a name.
+    pub(super) async fn named(store: &Store, now: Timestamp, at: &Key) -> Result<Option<Self>, Failure> {
+        let document = store.documents.get(now, at).await?;
+        document.map(|document| decode(at, &document.value)).transpose()
+    }
+
     /// Writes it, if it is still at the revision that it was read at.
     pub(super) async fn write(
         &self,

@@ -57,11 +57,11 @@ pub(crate) struct Filter {
     /// Phase.
     pub(super) phase: Option<Phase>,
     /// Point.
-    point: Option<Point>,
+    pub(super) point: Option<Point>,
     /// Where the page begins: the `next` of the one before.
-    after: Option<String>,
+    pub(super) after: Option<String>,
     /// Most entries of the page.
-    limit: Option<usize>,
+    pub(super) limit: Option<usize>,
 }
 
 impl Filter {

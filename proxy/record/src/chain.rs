@@ -1,5 +1,7 @@
 //! The chain: how a record becomes a line, and how a line is checked.
 
+mod cut;
+
 use ed25519_dalek::{Signature, Signer, SigningKey, VerifyingKey};
 use serde::Deserialize;
 use sha2::{Digest, Sha256};
@@ -14,6 +16,9 @@ const HASH_MARK: &[u8] = b",\"hash\":\"";
 const SIGNATURE_MARK: &[u8] = b",\"signature\":\"";
 /// What ends a line after its hash.
 const LINE_END: &[u8] = b"\"}";
+
+/// Most bytes of a record, the chain's own members aside.
+const LARGEST_BODY: usize = 64 << 10;
 
 /// A SHA-256 in lower-case hex.
 pub(crate) type HexHash = [u8; 64];
@@ -108,11 +113,20 @@ fn close(tip: &mut Tip, start: usize, out: &mut Vec<u8>) -> Hash {
     raw
 }
 
-/// Appends `record` as a JSON object without its closing brace.
+/// Appends `record` as a JSON object without its closing brace. One that is longer than [`LARGEST_BODY`], as only an agent
+/// that means harm makes it, has its texts cut.
 pub(crate) fn write_body(record: &Record, out: &mut Vec<u8>) {
-    serde_json::to_writer(&mut *out, record)
-        .expect("a record has string keys only, and memory takes all bytes");
+    let start = out.len();
+    write_all(record, out);
+    if out.len().saturating_sub(start) > LARGEST_BODY {
+        out.truncate(start);
+        write_all(&cut::texts(record.clone()), out);
+    }
     out.pop();
+}
+
+fn write_all(record: &Record, out: &mut Vec<u8>) {
+    serde_json::to_writer(out, record).expect("a record has string keys only, and memory takes all bytes");
 }
 
 /// What is wrong with a line.
@@ -283,7 +297,7 @@ fn write_hex(bytes: &[u8], text: &mut [u8]) {
     }
 }
 
-/// Reads exactly `N` bytes of hex.
+/// Reads exactly `N` bytes of lower-case hex: there is one way to write them.
 pub(crate) fn unhex<const N: usize>(text: &str) -> Option<[u8; N]> {
     let digits = text.as_bytes();
     if digits.len() != N.checked_mul(2)? {
@@ -291,7 +305,8 @@ pub(crate) fn unhex<const N: usize>(text: &str) -> Option<[u8; N]> {
     }
     let mut bytes = [0; N];
     for (byte, pair) in bytes.iter_mut().zip(digits.chunks_exact(2)) {
-        let mut digits = pair.iter().map(|digit| char::from(*digit).to_digit(16));
+        let lower = |digit: &u8| (!digit.is_ascii_uppercase()).then(|| char::from(*digit).to_digit(16))?;
+        let mut digits = pair.iter().map(lower);
         let (high, low) = (digits.next()??, digits.next()??);
         *byte = u8::try_from(high * 16 + low).ok()?;
     }
@@ -357,5 +372,6 @@ mod tests {
         assert_eq!(unhex::<3>(&hex(&[0, 171, 255])), Some([0, 171, 255]));
         assert_eq!(unhex::<3>("00ab"), None);
         assert_eq!(unhex::<2>("00g0"), None);
+        assert_eq!(unhex::<2>("00AB"), None);
     }
 }

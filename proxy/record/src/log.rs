@@ -193,10 +193,26 @@ impl Log {
         self.writer.shipped(seq);
     }
 
-    /// The last record that [`Log::shipped`] was told of since the start; 0 when there is none.
+    /// The last record of the newest complete segment that ends no later than record `seq`; 0 when there is none.
     #[must_use]
-    pub fn shipped_to(&self) -> u64 {
-        self.writer.shipped_to()
+    pub fn complete_to(&self, seq: u64) -> u64 {
+        self.writer.complete_to(seq)
+    }
+
+    /// How much of [`Settings::max_bytes`] is taken by what may not be removed, in percent; 0 without a bound. Intents are
+    /// refused at 93.
+    #[must_use]
+    pub fn fill(&self) -> u64 {
+        self.writer.fill()
+    }
+
+    /// Writes what waits and a checkpoint after it, unless one stands there already: whoever ships the log does this when
+    /// nothing more comes, so that every record is vouched for before long.
+    ///
+    /// # Errors
+    /// When the disk fails.
+    pub fn sign(&self) -> Result<(), Unwritable> {
+        self.writer.sign()
     }
 
     /// Public key that its checkpoints are signed with, in hex.

@@ -9,6 +9,7 @@ mod raw;
 use std::collections::VecDeque;
 use std::fs::File;
 use std::io;
+use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
 
 use serde::Deserialize;
@@ -85,6 +86,25 @@ pub fn query(dir: &Path, filter: &Filter) -> io::Result<impl Iterator<Item = io:
     let rest = if tail.is_some() { VecDeque::new() } else { segments };
     let forward = Scan { segments: rest, lines: None, line: Vec::new() }.filter(matching(filter.clone()));
     Ok(tail.into_iter().flatten().chain(forward).take(limit))
+}
+
+/// The records of each segment in `dir` that is complete, the oldest first: all but the one that is written to.
+///
+/// # Errors
+/// When the directory cannot be read.
+pub fn complete(dir: &Path) -> io::Result<Vec<RangeInclusive<u64>>> {
+    let segments = segments(dir)?;
+    Ok(segments.array_windows().map(|[one, next]| one.first..=next.first.saturating_sub(1)).collect())
+}
+
+/// The entries of the segment in `dir` that begins with record `first`, as [`query`] gives them.
+///
+/// # Errors
+/// When the directory cannot be read.
+pub fn segment(dir: &Path, first: u64) -> io::Result<impl Iterator<Item = io::Result<Entry>> + use<>> {
+    let mut segments = segments(dir)?;
+    segments.retain(|segment| segment.first == first);
+    Ok(Scan { segments: segments.into(), lines: None, line: Vec::new() })
 }
 
 /// The last `most` entries that fit, found from the end so that old segments need not be read.

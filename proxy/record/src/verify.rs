@@ -1,4 +1,4 @@
-//! Checking the record: every hash, every link, every signature.
+//! Checking the record: every hash, every link, every signature, every root of a checkpoint.
 //!
 //! What is found: any record that was changed, removed, added, moved or cut short in the middle of the log, and
 //! any part that was rewritten by someone without the key, as long as a checkpoint follows it. What cannot be

@@ -1,6 +1,5 @@
 //! The state directory: CA, roots, record, tokens, and the file that tells where the ports are.
 
-use std::collections::HashMap;
 use std::fs;
 use std::net::SocketAddr;
 use std::os::unix::fs::DirBuilderExt;
@@ -15,10 +14,11 @@ use sideguard_record::read::{self, Filter};
 use sideguard_record::{Log, Settings, load_or_create_key};
 use sideguard_runtime::ports::{self, place};
 use sideguard_runtime::{clock, id};
-use sideguard_types::audit::{Amounts, Phase, Record};
+use sideguard_types::audit::Amounts;
 use sideguard_types::call::Caller;
 use sideguard_types::resource::ProxySpec;
 
+use super::sums::{self, Calls, Charge, Open};
 use crate::roots;
 
 const SEGMENT_BYTES: u64 = 64 << 20;
@@ -87,7 +87,7 @@ pub(super) fn open(
     let (log, recovered) =
         Log::open(settings, key, clock::now()).map_err(|error| failed(&spool, &chain(&error)))?;
     let ledger = if recovered.last > 0 {
-        restored(&spool, ledger, agent).map_err(|error| failed(&spool, &error))?
+        restored(state, ledger, agent).map_err(|error| failed(&spool, &error))?
     } else {
         ledger
     };
@@ -106,52 +106,50 @@ fn chain(error: &dyn std::error::Error) -> std::io::Error {
 }
 
 /// Rebuilds the budgets' sums from the record: what was settled, and in full what was never heard of again.
-fn restored(spool: &Path, mut ledger: Ledger, agent: Option<&Caller>) -> std::io::Result<Ledger> {
+fn restored(state: &Path, mut ledger: Ledger, agent: Option<&Caller>) -> std::io::Result<Ledger> {
     let now = clock::now();
     let since = sideguard_types::time::Timestamp(
         now.0.saturating_sub(i64::try_from(LOOK_BACK.as_micros()).unwrap_or(i64::MAX)),
     );
     let filter = Filter { since: Some(since), ..Filter::default() };
-    // Each call with the number of tool calls that it is: a batch has several.
-    let mut open: HashMap<String, (Record, u64)> = HashMap::new();
-    for entry in read::query(spool, &filter)? {
-        let record = entry?.record;
-        match record.phase {
-            Phase::Intent => {
-                let tools = u64::from(record.target.tool.is_some());
-                open.entry(record.call.clone())
-                    .and_modify(|(_, sum)| *sum += tools)
-                    .or_insert((record, tools));
-            }
-            Phase::Outcome => {
-                let settled = record.budget.as_ref().and_then(|spend| spend.settled).unwrap_or_default();
-                let (intent, tools) = open.remove(&record.call).unwrap_or((record, 1));
-                charge(&mut ledger, agent, &intent, tools, settled);
-            }
-            Phase::Decision | Phase::Control => {}
+    let mut calls = Calls::default();
+    for earlier in sums::read(state, &mut calls)?.iter().filter(|charge| charge.time >= since) {
+        charge(&mut ledger, agent, earlier);
+    }
+    for entry in read::query(&state.join("spool"), &filter)? {
+        if let Some(ended) = calls.take(&entry?.record) {
+            charge(&mut ledger, agent, &ended);
         }
     }
-    for (intent, tools) in open.values() {
-        let reserved = intent.budget.as_ref().and_then(|spend| spend.reserved).unwrap_or_default();
-        charge(&mut ledger, agent, intent, *tools, reserved);
+    for Open { who, time, reserved, tools } in calls.into_open() {
+        charge(&mut ledger, agent, &Charge { who, time, used: reserved, calls: tools.max(1) });
     }
     Ok(ledger)
 }
 
-fn charge(ledger: &mut Ledger, agent: Option<&Caller>, record: &Record, tools: u64, used: Amounts) {
+fn charge(ledger: &mut Ledger, agent: Option<&Caller>, charge: &Charge) {
     let none = std::collections::BTreeMap::new();
-    let labels = agent.filter(|agent| agent.agent == record.agent).map_or(&none, |agent| &agent.labels);
+    let Charge { who, time, used, calls } = charge;
+    let labels = agent.filter(|agent| agent.agent == who.agent).map_or(&none, |agent| &agent.labels);
     let who = Subject {
-        tenant: &record.tenant,
-        agent: &record.agent,
+        tenant: &who.tenant,
+        agent: &who.agent,
         labels,
-        session: record.session.as_deref(),
-        model: record.target.model.as_deref(),
+        session: who.session.as_deref(),
+        model: who.model.as_deref(),
     };
-    ledger.restore(&who, used, record.time);
-    for _ in 1..tools {
-        ledger.restore(&who, Amounts::default(), record.time);
+    ledger.restore(&who, *used, *time);
+    for _ in 1..*calls {
+        ledger.restore(&who, Amounts::default(), *time);
     }
+}
+
+/// Puts aside what budgets have to know of complete segments up to record `upto`, so that these may be removed.
+///
+/// # Errors
+/// When that cannot be done.
+pub(crate) fn put_aside(state: &Path, upto: u64) -> std::io::Result<()> {
+    sums::write(state, upto, LOOK_BACK)
 }
 
 /// The sidecar's id: made once, kept in the state directory.

@@ -80,6 +80,8 @@ pub(super) struct Journal {
     /// Bytes of all segments.
     total: u64,
     shipped: u64,
+    /// Bytes of the segments that may be removed.
+    removable: u64,
     /// Bodies that wait, each ended by a newline, which JSON never holds.
     pending: Vec<u8>,
     out: Vec<u8>,
@@ -121,6 +123,7 @@ impl Journal {
             older: tail.older.into(),
             total,
             shipped: 0,
+            removable: 0,
             pending: Vec::new(),
             out: Vec::new(),
             latest: tail.latest.unwrap_or(now),
@@ -151,7 +154,7 @@ impl Journal {
             return;
         }
         self.push(record);
-        if self.pending.len() >= WRITE_AT && !self.disk_failed() {
+        if self.pending.len() >= WRITE_AT && self.trouble.is_none() {
             // A failure is kept as the journal's trouble, and the record waits.
             let _ = self.write(Room::Outcome);
         }
@@ -175,21 +178,44 @@ impl Journal {
 
     /// Writes what waits and a last checkpoint.
     pub(super) fn finish(&mut self) {
-        let written = self.write_pending();
-        if written.is_ok() && self.tree.count() > 0 {
-            let mut batch = self.begin();
-            self.checkpoint(&mut batch);
-            // No one is left to be told; the next start finds the log whole either way.
-            let _ = self.commit(&mut batch, Room::Outcome);
+        // No one is left to be told; the next start finds the log whole either way.
+        let _ = self.sign();
+    }
+
+    /// Writes what waits and, unless it stands there already, a checkpoint.
+    pub(super) fn sign(&mut self) -> Result<(), Unwritable> {
+        self.write_pending()?;
+        if self.tree.count() == 0 {
+            return Ok(());
         }
+        let mut batch = self.begin();
+        self.checkpoint(&mut batch);
+        let result = self.mend().and_then(|()| self.commit(&mut batch, Room::Outcome));
+        self.out = batch.out;
+        result
     }
 
     pub(super) fn shipped(&mut self, seq: u64) {
         self.shipped = self.shipped.max(seq);
+        self.count_removable();
     }
 
-    pub(super) fn shipped_to(&self) -> u64 {
-        self.shipped
+    /// The last record of the newest complete segment that ends no later than `seq`; 0 when there is none.
+    pub(super) fn complete_to(&self, seq: u64) -> u64 {
+        let firsts = self.older.iter().skip(1).map(|next| next.first).chain([self.segment.first]);
+        firsts.map(|first| first.saturating_sub(1)).take_while(|last| *last <= seq).last().unwrap_or(0)
+    }
+
+    /// How much of the bound is taken by what may not be removed, in percent; 0 without a bound.
+    pub(super) fn fill(&self) -> u64 {
+        let kept = self.total.saturating_sub(self.removable);
+        self.max_bytes.map_or(0, |bound| kept.saturating_mul(100) / bound.max(1))
+    }
+
+    fn count_removable(&mut self) {
+        let ends = self.older.iter().skip(1).map(|next| next.first.saturating_sub(1));
+        let gone = self.older.iter().zip(ends).take_while(|(_, last)| *last <= self.shipped);
+        self.removable = gone.fold(0, |sum, (segment, _)| sum.saturating_add(segment.bytes));
     }
 
     pub(super) fn last(&self) -> u64 {
@@ -369,6 +395,7 @@ impl Journal {
         let ended = mem::replace(&mut self.segment, Segment { first, path, file, len: 0, synced: 0 });
         self.older.push_back(SegmentFile { first: ended.first, path: ended.path, bytes: ended.len });
         self.new_names = true;
+        self.count_removable();
         Ok(())
     }
 
@@ -389,6 +416,7 @@ impl Journal {
             self.disk.remove(&oldest.path).map_err(|error| self.io_error("shorten", error))?;
             self.total = self.total.saturating_sub(oldest.bytes);
             self.older.pop_front();
+            self.count_removable();
         }
         Ok(())
     }

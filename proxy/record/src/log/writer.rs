@@ -130,8 +130,18 @@ impl Writer {
         self.shared.journal.lock().shipped(seq);
     }
 
-    pub(super) fn shipped_to(&self) -> u64 {
-        self.shared.journal.lock().shipped_to()
+    pub(super) fn complete_to(&self, seq: u64) -> u64 {
+        self.shared.journal.lock().complete_to(seq)
+    }
+
+    pub(super) fn fill(&self) -> u64 {
+        self.shared.journal.lock().fill()
+    }
+
+    pub(super) fn sign(&self) -> Result<(), Unwritable> {
+        let signed = self.shared.journal.lock().sign();
+        self.shared.work.notify_one();
+        signed
     }
 
     pub(super) fn public_key(&self) -> &str {
