@@ -239,7 +239,7 @@ async fn a_replica_that_has_lost_its_store_passes_nothing_off_as_fresh() {
     let (servers, tool) = (Servers::start(), Fake::json("{}").await);
     let service = Service::with(&shared(&servers));
     service.apply(ALLOW).await;
-    let sidecar = service.sidecar_at(service.url(), ", maxStaleWrites: 8s", "reader", "").await;
+    let sidecar = service.sidecar_at(service.url(), ", maxStaleWrites: 13s", "reader", "").await;
     let answers = async |method: &str, wanted: u16| {
         let since = Stopwatch::start();
         loop {
@@ -248,12 +248,13 @@ async fn a_replica_that_has_lost_its_store_passes_nothing_off_as_fresh() {
             if status == wanted {
                 return;
             }
-            assert!(since.elapsed() < Duration::from_secs(30), "{method}: {status}, not {wanted}");
+            assert!(since.elapsed() < Duration::from_secs(40), "{method}: {status}, not {wanted}");
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
     };
     answers("POST", 200).await;
-    // The service is there, and takes connections; what it knows may be old.
+    // The service is there, and its stream holds; what it knows may be old. It says something every 10 s: less often than
+    // writes may be silent.
     servers.redis.kill();
     answers("POST", 503).await;
     answers("GET", 200).await;
