@@ -129,7 +129,7 @@ async fn first_operator(store: &Store, path: &Path) -> Result<(), StartError> {
     if path.try_exists().map_err(failed)? {
         return Ok(());
     }
-    let operator = Principal { name: "operator".to_owned(), role: Role::Operator, tenant: None };
+    let operator = Principal::new("operator", Role::Operator, None);
     let key = keys::make(store, clock::now(), &operator).await?;
     let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(path).map_err(failed)?;
     file.write_all(format!("{key}\n").as_bytes()).map_err(failed)

@@ -27,6 +27,7 @@ pub async fn run(file: Option<&Path>, state: Option<PathBuf>, format: LogFormat)
     let state = state.or_else(|| spec.state.clone()).unwrap_or_else(environment::state_directory);
     let running = match app::start(&spec, &state).await {
         Ok(running) => running,
+        Err(error @ app::StartError::Tls(_)) => return failed(&error.to_string(), 64),
         Err(error) => return failed(&error.to_string(), 125),
     };
     eprintln!("sideguard: control {} key {}", running.url(), running.operator_key().display());

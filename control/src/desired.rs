@@ -226,14 +226,17 @@ fn permitted(by: &Principal, before: &Kept, after: &[Entry], changes: &[Change])
     }
     let shared: HashSet<&Name> =
         before.entries.iter().chain(after).filter(|entry| entry.shared).map(|entry| &entry.name).collect();
-    for Change { name, .. } in changes.iter().filter(|change| change.action != Action::Unchanged) {
+    for Change { name, action, .. } in changes {
         if shared.contains(name) {
+            if *action == Action::Unchanged {
+                continue;
+            }
             return Err(Failure::Forbidden(
                 "change what holds for every tenant: name one in `metadata.tenant`",
             ));
         }
         if !by.reaches(&name.tenant) {
-            // Whether it is there is not this key's to know.
+            // Whether it is there, and whether it is the same, is not this key's to know.
             return Err(Failure::Missing(format!("tenant `{}`", name.tenant)));
         }
     }

@@ -1,5 +1,6 @@
 //! Who is asking: keys, what they may do, and for whom. Kept as hashes; a key is told once, when it is made.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
@@ -26,6 +27,8 @@ const COARSE: Duration = Duration::from_secs(600);
 const ID: usize = 16;
 /// Longest name of a key, in bytes.
 const LONGEST_NAME: usize = 100;
+/// Most labels of a key.
+const MOST_LABELS: usize = 32;
 /// Keys that are read at once.
 const READ: usize = 500;
 
@@ -43,9 +46,17 @@ pub(crate) struct Principal {
     /// The tenant that it is limited to; all when absent.
     #[serde(default)]
     pub(crate) tenant: Option<String>,
+    /// Labels that rules about approvals know people by.
+    #[serde(default)]
+    pub(crate) labels: BTreeMap<String, String>,
 }
 
 impl Principal {
+    /// One without labels.
+    pub(crate) fn new(name: impl Into<String>, role: Role, tenant: Option<String>) -> Self {
+        Self { name: name.into(), role, tenant, labels: BTreeMap::new() }
+    }
+
     /// Whether it reaches a tenant.
     pub(crate) fn reaches(&self, tenant: &str) -> bool {
         self.tenant.as_deref().is_none_or(|own| own == tenant)
@@ -74,8 +85,8 @@ struct KeptKey {
 
 impl KeptKey {
     fn entry(self, hash: &str) -> KeyEntry {
-        let Self { principal: Principal { name, role, tenant }, created, used, expires } = self;
-        KeyEntry { id: hash.chars().take(ID).collect(), name, role, tenant, created, used, expires }
+        let Self { principal: Principal { name, role, tenant, labels }, created, used, expires } = self;
+        KeyEntry { id: hash.chars().take(ID).collect(), name, role, tenant, labels, created, used, expires }
     }
 }
 
@@ -143,13 +154,23 @@ pub(crate) async fn create(
     by: &Principal,
     asked: KeyRequest,
 ) -> Result<NewKey, Failure> {
-    let KeyRequest { name, role, tenant, seconds } = asked;
+    let KeyRequest { name, role, tenant, labels, seconds } = asked;
     if role == Role::Sidecar {
         return Err(Failure::Invalid("a sidecar gets its key by enrolment: `sideguard token`".to_owned()));
     }
-    if name.trim().is_empty() || name.len() > LONGEST_NAME || name.contains(char::is_control) {
+    if name.trim().is_empty()
+        || name.len() > LONGEST_NAME
+        || name.contains(|c: char| c.is_control() || c == ':')
+    {
         return Err(Failure::Invalid(format!(
-            "`name` is empty, too long or has control characters: {name:?}"
+            "{name:?} is no name for a key: it is empty, too long or has a `:` or control characters"
+        )));
+    }
+    if labels.len() > MOST_LABELS
+        || labels.iter().any(|(key, value)| key.len().max(value.len()) > LONGEST_NAME)
+    {
+        return Err(Failure::Invalid(format!(
+            "a key has up to {MOST_LABELS} labels of up to {LONGEST_NAME} bytes"
         )));
     }
     let tenant = tenant.or_else(|| by.tenant.clone());
@@ -163,7 +184,8 @@ pub(crate) async fn create(
         return Err(Failure::Invalid("`seconds` is zero: leave it out for a key without an end".to_owned()));
     }
     let expires = seconds.map(|seconds| now.plus(Duration::from_secs(seconds)));
-    let kept = KeptKey { principal: Principal { name, role, tenant }, created: now, used: None, expires };
+    let kept =
+        KeptKey { principal: Principal { name, role, tenant, labels }, created: now, used: None, expires };
     let key = secret("sgk_");
     write(store, now, &hash(&key), &kept, Expect::Absent).await?;
     Ok(NewKey { entry: kept.entry(&hash(&key)), key })
@@ -261,8 +283,7 @@ pub(crate) async fn enrol(
         Err(StoreError::Conflict { .. }) => return Err(Failure::Unauthenticated),
         Err(error) => return Err(error.into()),
     }
-    let principal =
-        Principal { name: sidecar.to_owned(), role: Role::Sidecar, tenant: Some(whose.tenant.clone()) };
+    let principal = Principal::new(sidecar, Role::Sidecar, Some(whose.tenant.clone()));
     let key = make(store, now, &principal).await?;
     Ok(Enrolled { key, tenant: whose.tenant, agent: whose.agent, signer })
 }

@@ -100,7 +100,7 @@ mod tests {
         let dir = tempfile::tempdir().expect("a directory");
         let store = Store::open_embedded(dir.path()).await.expect("a store");
         let start = clock::now();
-        let who = Principal { name: "eve".to_owned(), role: Role::Viewer, tenant: Some("acme".to_owned()) };
+        let who = Principal::new("eve", Role::Viewer, Some("acme".to_owned()));
         let key = keys::make(&store, start, &who).await.expect("a key");
         let (id, whose) = super::begin(&store, start, &key).await.expect("a session");
         assert_eq!(whose, who);

@@ -1,10 +1,12 @@
 //! Promises, end to end through the built binary.
 
+mod api;
 mod bodies;
 mod breakers;
 mod budgets;
 mod client;
 mod connections;
+mod control_tls;
 mod disguises;
 mod escapes;
 mod faithful;
@@ -24,6 +26,7 @@ mod secrets;
 mod seed;
 mod side_doors;
 mod streams;
+mod tenants;
 mod tls;
 mod transport;
 mod upgrade;

@@ -22,7 +22,7 @@ fn set(id: &str, rest: &str, tls: bool) -> Cookie {
 }
 
 fn told(who: Principal) -> Json<Session> {
-    let Principal { name, role, tenant } = who;
+    let Principal { name, role, tenant, .. } = who;
     Json(Session { name, role, tenant, version: env!("CARGO_PKG_VERSION").to_owned() })
 }
 

@@ -68,7 +68,7 @@ async fn every_route_is_closed_to_whoever_may_not_use_it() {
         (Role::Viewer, acme.clone()),
         (Role::Sidecar, acme.clone()),
     ] {
-        let principal = Principal { name: "x".to_owned(), role, tenant: tenant.clone() };
+        let principal = Principal::new("x", role, tenant.clone());
         let key = keys::make(&control.store, clock::now(), &principal).await.expect("a key");
         keys.push((role, tenant, key));
     }

@@ -1,5 +1,7 @@
 //! Keys of people and sidecars: `/v1/keys` and `/session`.
 
+use std::collections::BTreeMap;
+
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
@@ -43,6 +45,9 @@ pub struct KeyRequest {
     /// The tenant that it is limited to. When absent: the tenant of whoever asks, or all for an operator of all.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub tenant: Option<String>,
+    /// Labels that rules about approvals know people by.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub labels: BTreeMap<String, String>,
     /// Seconds for which it is good; until it is revoked when absent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub seconds: Option<u64>,
@@ -70,6 +75,9 @@ pub struct KeyEntry {
     /// The tenant that it is limited to; all when absent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub tenant: Option<String>,
+    /// Labels that rules about approvals know people by.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub labels: BTreeMap<String, String>,
     /// When it was made.
     pub created: Timestamp,
     /// About when it was used last, to ten minutes.
