@@ -15,10 +15,10 @@ const COLUMNS = [
   ["Ready", (row) => label(row.ready ? "ready" : "not ready", row.ready ? "current" : "refused")],
   ["Calls", (row) => count(row.calls), "number"],
   ["Denied", (row) => count(row.denied), "number"],
-  ["Breakers", (row) => (row.breakers ?? []).join(", "), "mono"],
+  ["Breakers", (row) => (row.breakers ?? []).join(", "), "mono wide less"],
   ["Seen", (row) => ago(row.seen), "number"],
-  ["Version", (row) => row.version, "mono"],
-  ["Sidecar", (row) => row.id, "mono name"],
+  ["Version", (row) => row.version, "mono less"],
+  ["Sidecar", (row) => row.id, "mono name less"],
 ];
 
 function open(root, { go }) {

@@ -1,7 +1,7 @@
 // The page: who is signed in, which view is shown, and the keys.
 
-import { ask, whenLost } from "./api.js";
-import { el, put, say } from "./dom.js";
+import { all, ask, every, get, whenLost } from "./api.js";
+import { el, label, put, say } from "./dom.js";
 import { question } from "./panes.js";
 import { signIn } from "./sign.js";
 import { live } from "./live.js";
@@ -18,6 +18,7 @@ const place = (id) => document.getElementById(id);
 let session = null;
 let shown = null;
 let prefix = false;
+let watches = [];
 
 function show(view, argument) {
   shown?.view.leave?.();
@@ -69,7 +70,7 @@ function help() {
     ["a d", "approve, deny"], ["t", "light or dark"], ["?", "these keys"],
   ];
   const list = el("dl", { class: "facts keys" }, keys.map(([key, what]) => [el("dt", {}, el("kbd", {}, key)), el("dd", {}, what)]));
-  question({ title: "Keys", text: list, yes: "Close" });
+  question({ title: "Keys", text: list, yes: "Close", only: true });
 }
 
 function theme(next) {
@@ -113,10 +114,25 @@ async function begin() {
   place("bar").hidden = false;
   put(place("who"), el("b", {}, session.name), ` ${session.role} · ${session.tenant ?? "all tenants"}`);
   follow();
+  watches = [
+    every(5, () => get("/v1/approvals", { state: "pending", limit: 200 }), (found) => badge("approvals", found?.items.length, "pending")),
+    every(5, () => all("/v1/kills"), (found) => badge("kills", found?.length, "deny")),
+  ];
+}
+
+// How many things of a view want to be looked at.
+function badge(id, number, kind) {
+  const tab = [...place("tabs").children].find((one) => one.dataset.id === id);
+  tab.querySelector(".badge")?.remove();
+  if (!number) return;
+  const shown = label(String(number), kind);
+  shown.classList.add("badge");
+  tab.append(shown);
 }
 
 async function enter() {
   session = null;
+  watches.forEach((watch) => watch.stop());
   shown?.handle.stop?.();
   shown = null;
   place("bar").hidden = true;

@@ -12,7 +12,7 @@ const what = (row) => row.tool || row.model || `${row.method} ${row.host}${row.p
 const COLUMNS = [
   ["State", (row) => label(row.state)],
   ["Agent", (row) => `${row.tenant}/${row.agent}`, "mono name"],
-  ["Tool, model or target", what, "mono wide"],
+  ["Target", what, "mono wide"],
   ["Rule", (row) => row.rule, "mono name"],
   ["Asked", (row) => ago(row.created), "number"],
   ["Expires", (row) => ago(row.expires), "number"],
@@ -20,8 +20,13 @@ const COLUMNS = [
 ];
 
 function request(row) {
-  const start = el("code", { class: "mono" }, `${row.method} ${row.host}${row.path}`);
-  return el("section", { class: "request", "aria-label": "The request" }, el("p", {}, start), el("pre", {}, pretty(row.arguments ?? "")));
+  const start = `${row.method} ${row.scheme ? `${row.scheme}://` : ""}${row.host}${row.path}`;
+  const headers = (row.headers ?? []).map(([name, value]) => `\n${name}: ${value}`).join("");
+  const body = row.arguments ?? row.body;
+  const has = row.constraints && Object.keys(row.constraints).length > 0;
+  return el("section", { class: "request", "aria-label": "The request" }, el("pre", {}, start, headers),
+    body !== null && body !== undefined && el("pre", {}, pretty(body)),
+    has && [el("p", { class: "hint" }, "What policy changes in it before it leaves"), el("pre", {}, pretty(row.constraints))]);
 }
 
 function open(root, { session, argument }) {
@@ -32,7 +37,12 @@ function open(root, { session, argument }) {
   const split = new Split([el("div", { class: "tools" }, el("label", {}, "State ", state), may && el("span", { class: "hint" }, el("kbd", {}, "a"), " approve ", el("kbd", {}, "d"), " deny")), table.element]);
   put(root, split.element);
 
-  function detail(row) {
+  // All of it: in the listing long arguments are cut.
+  const whole = (row) => get(`/v1/approvals/${encodeURIComponent(row.id)}`);
+
+  async function detail(listed) {
+    let row;
+    try { row = await whole(listed); } catch (error) { return split.show(what(listed), unable(error)); }
     const votes = (row.votes ?? []).map((vote) => `${vote.by}: ${vote.verdict}${vote.reason ? ` (${vote.reason})` : ""}`);
     split.show(what(row),
       facts([["State", label(row.state)], ["Why", row.reason], ["Rule", row.rule], ["Agent", `${row.tenant}/${row.agent}`], ["Chain", row.chain?.join(" → ")],
@@ -45,8 +55,10 @@ function open(root, { session, argument }) {
 
   async function answer(row, verdict) {
     if (!may || row?.state !== "pending") return;
+    const seen = await attempt("", () => whole(row));
+    if (!seen) return;
     const values = await question({
-      title: verdict === "approve" ? "Approve this request?" : "Deny this request?", text: request(row), danger: verdict === "deny",
+      title: verdict === "approve" ? "Approve this request?" : "Deny this request?", text: request(seen), danger: verdict === "deny",
       yes: verdict === "approve" ? "Approve" : "Deny", fields: [field("Reason", { name: "reason", maxlength: 500 })],
     });
     if (!values) return;

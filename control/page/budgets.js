@@ -7,17 +7,18 @@ import { Table } from "./table.js";
 
 export const budgets = { id: "budgets", title: "Budgets", key: "b", open };
 
+const number = (text) => (Number.isFinite(Number(text)) ? Number(text) : 0);
+
 const amount = (text, unit) => {
-  const number = Number(text ?? 0);
-  const told = number.toLocaleString("en-US", { maximumFractionDigits: unit === "usd" ? 4 : 0 });
+  const told = number(text).toLocaleString("en-US", { maximumFractionDigits: unit === "usd" ? 4 : 0 });
   return unit === "usd" ? `$${told}` : told;
 };
 
 // Parts of the limit, 0 to 1.
 const share = (row) => {
-  const limit = Number(row.limit) || 1;
-  const spent = Math.min(Number(row.spent) / limit, 1);
-  return { spent, held: Math.min(Number(row.held ?? 0) / limit, 1 - spent) };
+  const limit = number(row.limit) || 1;
+  const spent = Math.min(number(row.spent) / limit, 1);
+  return { spent, held: Math.min(number(row.held) / limit, 1 - spent) };
 };
 
 const level = (row) => {
@@ -37,8 +38,8 @@ function bar(row) {
 export function plot(points, unit) {
   const [W, H, L, B] = [560, 200, 64, 22];
   const times = points.map((point) => new Date(point.time).getTime());
-  const left = points.map((point) => Math.max(Number(point.limit) - Number(point.spent), 0));
-  const top = Math.max(...points.map((point) => Number(point.limit)), 1e-9);
+  const left = points.map((point) => Math.max(number(point.limit) - number(point.spent), 0));
+  const top = Math.max(...points.map((point) => number(point.limit)), 1e-9);
   const [from, to] = [times[0], Math.max(times[times.length - 1], times[0] + 1)];
   const x = (time) => L + ((time - from) / (to - from)) * (W - L - 8);
   const y = (value) => 8 + (1 - value / top) * (H - B - 8);
@@ -61,12 +62,12 @@ const COLUMNS = [
   ["Spent", (row) => bar(row), "bars"],
   ["", (row) => `${Math.round(share(row).spent * 100)} %`, "number"],
   ["Spent", (row) => amount(row.spent, row.unit), "number"],
-  ["Held", (row) => amount(row.held, row.unit), "number"],
+  ["Held", (row) => amount(row.held, row.unit), "number less"],
   ["Limit", (row) => amount(row.limit, row.unit), "number"],
-  ["Unit", (row) => row.unit, "mono"],
-  ["Window", (row) => row.window ?? "", "mono"],
-  ["Resets", (row) => (row.resetAt ? ago(row.resetAt) : ""), "number"],
-  ["Alert", (row) => (row.alert === null || row.alert === undefined || row.alert === false ? "" : String(row.alert)), "mono"],
+  ["Unit", (row) => row.unit, "mono less"],
+  ["Window", (row) => row.window ?? "", "mono less"],
+  ["Resets", (row) => (row.resetAt ? ago(row.resetAt) : ""), "number less"],
+  ["Alert at", (row) => (typeof row.alert === "number" ? `${Math.round(row.alert * 100)} %` : ""), "mono less"],
 ];
 
 function open(root) {
@@ -81,7 +82,7 @@ function open(root) {
         ["Limit", `${amount(row.limit, row.unit)} ${row.unit}`], ["Window", row.window], ["Resets", row.resetAt]]),
       el("h3", {}, "What was left"), place);
     try {
-      const { points } = await get("/v1/budgets/history", { tenant: row.tenant, budget: row.budget, unit: row.unit, key: row.key, window: row.window });
+      const { points } = await get("/v1/budgets/history", { tenant: row.tenant, budget: row.budget, unit: row.unit, key: row.key });
       put(place, points.length > 1 ? plot(points, row.unit) : el("p", { class: "hint" }, "There are no samples yet: one is taken each minute."));
     } catch (error) {
       put(place, unable(error));

@@ -1,7 +1,7 @@
 // What records say of a call, for rows and for the pane. An entry is a sidecar's record with where it is kept.
 
 import { get } from "./api.js";
-import { clock, count, dollars, el, facts, label, millis, moment, pretty, put } from "./dom.js";
+import { clock, count, dollars, el, facts, label, millis, moment, pretty, put, when } from "./dom.js";
 
 export const target = ({ target = {}, topic }) =>
   target.tool || target.model || [target.method, `${target.host ?? ""}${target.path ?? ""}`].filter(Boolean).join(" ") || topic || "";
@@ -9,20 +9,23 @@ export const target = ({ target = {}, topic }) =>
 export const tokens = ({ usage }) =>
   usage ? count((usage.input ?? 0) + (usage.output ?? 0)) : "";
 
+const usage = ({ usage }) =>
+  Object.entries(usage ?? {}).filter(([, number]) => number).map(([name, number]) => `${count(number)} ${name}`).join(", ");
+
 export const decision = (record) =>
   label(record.decision ?? record.code ?? record.phase, record.decision ?? "control");
 
 // Columns of every table of records.
 export const COLUMNS = [
-  ["Time", ({ record }) => el("time", { datetime: record.time, title: moment(record.time) }, clock(record.time)), "mono"],
+  ["Time", ({ record }) => el("time", { datetime: record.time, title: moment(record.time) }, when(record.time)), "mono"],
   ["Decision", ({ record }) => decision(record)],
   ["Agent", ({ record }) => `${record.tenant}/${record.agent}`, "mono name"],
-  ["Tool, model or target", ({ record }) => target(record), "mono wide"],
+  ["Target", ({ record }) => target(record), "mono wide"],
   ["Rule", ({ record }) => record.rule, "mono name"],
   ["Status", ({ record }) => record.status ?? "", "number"],
-  ["Tokens", ({ record }) => tokens(record), "number"],
-  ["Cost", ({ record }) => dollars(record.cost_usd), "number"],
-  ["Latency", ({ record }) => millis(record.latency_us), "number"],
+  ["Tokens", ({ record }) => tokens(record), "number less"],
+  ["Cost", ({ record }) => dollars(record.cost_usd), "number less"],
+  ["Latency", ({ record }) => millis(record.latency_us), "number less"],
 ];
 
 // Whether a filter's words all stand somewhere in a record.
@@ -45,7 +48,7 @@ export function shown({ sidecar, position, record }) {
       ["Agent", `${record.tenant}/${record.agent}`], ["Chain", record.chain?.join(" → ")], ["Topic", record.topic], ["Point", record.point],
       ["Verb", record.verb], ["Risk", record.risk_tags?.join(", ")], ["Tool", t.tool], ["Model", t.model],
       ["Request", [t.method, `${t.host ?? ""}${t.path ?? ""}`].filter(Boolean).join(" ")], ["Status", record.status],
-      ["Latency", millis(record.latency_us)], ["Tokens", record.usage && pretty(record.usage)], ["Cost", dollars(record.cost_usd)],
+      ["Latency", millis(record.latency_us)], ["Tokens", usage(record)], ["Cost", dollars(record.cost_usd)],
       ["Time", record.time], ["Phase", record.phase], ["Call", record.call], ["Session", record.session], ["Trace", record.trace_id],
       ["Kept", `${sidecar} #${position}`],
     ]),
@@ -58,6 +61,7 @@ async function related(record, place) {
   if (!record.call) return put(place);
   try {
     const { items } = await get("/v1/records", { call: record.call, limit: 50 });
+    if (items.length === 0) return put(place);
     put(place, el("h3", {}, "All of this call"), el("ol", { class: "phases" }, items.reverse().map(({ record: one }) =>
       el("li", {}, el("span", { class: "mono" }, clock(one.time)), " ", el("b", {}, one.phase), " ", decision(one), " ",
         [one.point, one.rule, one.status, millis(one.latency_us)].filter(Boolean).join(" · ")))));

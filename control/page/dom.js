@@ -16,13 +16,13 @@ function filled(element, attributes, children) {
     if (name.startsWith("on")) element.addEventListener(name.slice(2), value);
     else element.setAttribute(name, value === true ? "" : String(value));
   }
-  element.append(...children.flat().filter((child) => child !== null && child !== undefined && child !== false));
+  element.append(...children.flat(Infinity).filter((child) => child !== null && child !== undefined && child !== false));
   return element;
 }
 
 // Puts children in place of those that are there.
 export function put(parent, ...children) {
-  parent.replaceChildren(...children.flat().filter(Boolean));
+  parent.replaceChildren(...children.flat(Infinity).filter(Boolean));
 }
 
 // Tells the reader, and screen readers, what has happened.
@@ -45,6 +45,12 @@ export function clock(time) {
   const at = new Date(time);
   if (Number.isNaN(at.getTime())) return String(time ?? "");
   return `${pad(at.getHours())}:${pad(at.getMinutes())}:${pad(at.getSeconds())}.${pad(at.getMilliseconds(), 3)}`;
+}
+
+// The time of day, with the day where it is not today.
+export function when(time) {
+  const today = new Date(time).toDateString() === new Date().toDateString();
+  return today ? clock(time) : moment(time);
 }
 
 export function moment(time) {

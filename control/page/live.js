@@ -17,6 +17,8 @@ function open(root) {
   // Newest first; an outcome takes the place of the intent of its call.
   let entries = [];
   let seen = 0;
+  let missed = 0;
+  let again = null;
   let paused = false;
   let words = [];
   let timer = null;
@@ -45,7 +47,7 @@ function open(root) {
   function paint() {
     timer = null;
     if (!paused || words.length) table.show(entries.filter((entry) => fits(entry, words)));
-    tally.textContent = `${count(seen)} seen, ${count(entries.length)} kept`;
+    tally.textContent = `${count(seen)} seen, ${count(entries.length)} kept${missed ? `, ${count(missed)} passed by: the record has them` : ""}`;
   }
 
   function soon() {
@@ -77,15 +79,25 @@ function open(root) {
     } catch (error) {
       return put(root, unable(error));
     }
+    listen();
+  }
+
+  function listen() {
     source = new EventSource("/v1/records/stream");
     source.onopen = () => { state.textContent = "live"; state.className = "state good"; };
-    source.onerror = () => { state.textContent = "reconnecting"; state.className = "state bad"; };
+    source.onerror = () => {
+      state.textContent = "reconnecting";
+      state.className = "state bad";
+      // The browser gives up when the answer is a refusal: the session may have ended.
+      if (source.readyState === 2) again = setTimeout(() => get("/v1/kills").catch(() => {}).then(() => again && listen()), 3000);
+    };
     source.onmessage = ({ data }) => take(JSON.parse(data));
+    source.addEventListener?.("missed", ({ data }) => { missed += Number(data) || 0; soon(); });
   }
 
   begin();
   return {
-    stop() { source?.close(); clearTimeout(timer); },
+    stop() { source?.close(); clearTimeout(timer); clearTimeout(again); again = null; },
     key(event) {
       if (event.key === "p") toggle();
       else if (event.key === "Escape") return split.close();

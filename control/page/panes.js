@@ -13,26 +13,28 @@ export class Split {
     const close = el("button", { type: "button", class: "close", "aria-label": "Close (Esc)", onclick: () => this.close() }, "×");
     put(this.pane, el("header", {}, el("h2", {}, title), close), ...content);
     this.pane.hidden = false;
+    this.element.classList.add("open");
     this.pane.scrollTop = 0;
   }
 
   close() {
     const open = !this.pane.hidden;
     this.pane.hidden = true;
+    this.element.classList.remove("open");
     put(this.pane);
     return open;
   }
 }
 
 // Asks in a dialog. `fields` are elements with a `name`; resolves to their values, or to null.
-export function question({ title, text, fields = [], yes = "OK", danger = false, typed = null }) {
+export function question({ title, text, fields = [], yes = "OK", danger = false, typed = null, only = false }) {
   return new Promise((resolve) => {
     const go = el("button", { type: "submit", value: "yes", class: danger ? "danger" : "primary" }, yes);
     const word = typed === null ? null : el("input", { name: "typed", autocomplete: "off", spellcheck: "false", required: true });
     const form = el("form", { method: "dialog" },
       el("h2", {}, title), text, fields,
       word && el("label", {}, "Type ", el("code", {}, typed), " to confirm", word),
-      el("div", { class: "buttons" }, el("button", { type: "button", onclick: () => dialog.close("") }, "Cancel"), go));
+      el("div", { class: "buttons" }, !only && el("button", { type: "button", onclick: () => dialog.close("") }, "Cancel"), go));
     const dialog = el("dialog", { "aria-label": title }, form);
     if (word) {
       const check = () => { go.disabled = word.value.trim() !== typed; };
@@ -66,7 +68,7 @@ export function unable(error) {
 export async function attempt(what, act) {
   try {
     const done = await act();
-    say(what);
+    if (what) say(what);
     return done ?? true;
   } catch (error) {
     say([error.message, ...(error.findings ?? [])].join("; "), true);

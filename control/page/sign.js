@@ -22,6 +22,8 @@ export function signIn(root) {
     };
     put(root, el("form", { class: "sign", onsubmit: submit },
       el("h1", {}, "Sideguard"),
+      // For those who keep passwords: keys have no user's name.
+      el("input", { type: "text", name: "username", autocomplete: "username", value: "sideguard", hidden: true }),
       el("label", {}, "Key", key),
       el("button", { type: "submit", class: "primary" }, "Sign in"),
       why,

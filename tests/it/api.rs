@@ -42,6 +42,23 @@ async fn a_key_does_what_its_role_may_until_it_is_revoked() {
 }
 
 #[tokio::test]
+async fn every_refusal_has_one_form() {
+    let service = Service::start();
+    for (method, path, body, status) in [
+        ("GET", "/v1/keys?limit=many", "", 400),
+        ("DELETE", "/v1/keys", "", 400),
+        ("GET", "/v1/generations/first", "", 400),
+        ("POST", "/v1/kills", "{", 400),
+        ("POST", "/v1/kills", r#"{"scope": "fleet", "typo": 1}"#, 400),
+        ("PUT", "/v1/kills", "{}", 404),
+        ("GET", "/v2", "", 404),
+    ] {
+        let refused = service.ask(&service.key(), method, path, body).await;
+        assert_eq!((refused.status, code(&refused).is_empty()), (status, false), "{method} {path}");
+    }
+}
+
+#[tokio::test]
 async fn a_key_ends_with_its_time() {
     let service = Service::start();
     let short = service.new_key(&["tom", "--for", "1s"]).await;

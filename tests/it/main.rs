@@ -17,6 +17,7 @@ mod lifecycle;
 mod malformed;
 mod mcp;
 mod modes;
+mod page;
 mod pod;
 mod reach;
 mod readme;
