@@ -235,3 +235,60 @@ async fn a_request_is_approved_with_its_exact_words_in_sight() {
     assert_eq!(asked, json!(["/v1/approvals/one", { "verdict": "approve", "reason": "known customer" }]));
     assert_eq!(browser.problems(), Vec::<String>::new());
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_denied_call_appears_while_it_happens_and_is_found_again() {
+    const POLICY: &str = "apiVersion: sideguard.dev/v1\nkind: Policy\nmetadata: {name: mixed}\nspec:\n  default_decision: allow\n  \
+        rules: [{id: no-posts, match: {methods: [POST]}, decision: deny, reason: not now}]\n";
+    let (service, tool) = (Service::start(), Fake::json("{}").await);
+    service.apply(POLICY).await;
+    let sidecar = service.sidecar("reader", "").await;
+    service.all_stand(1, "current").await;
+    let mut browser = signed_in(&service, false, None).await;
+    browser.until("document.querySelector('.state')?.textContent === 'live'").await;
+    let url = format!("{}/orders", tool.url());
+    assert_eq!(client::absolute(&sidecar, "POST", &url, &[], "{}").await.status, 403);
+    assert_eq!(client::absolute(&sidecar, "GET", &url, &[], "").await.status, 200);
+    browser.until("document.querySelector('tbody .label.deny')").await;
+    browser.shows("no-posts").await;
+    browser
+        .until("[...document.querySelectorAll('tbody tr')].some((line) => line.innerText.includes('200'))")
+        .await;
+    browser.key("5").await;
+    browser.until("document.querySelectorAll('tbody tr').length >= 3").await;
+    browser.value("document.querySelector('select[name=decision]').value = 'deny'").await;
+    browser.value("document.querySelector('.filters').requestSubmit()").await;
+    browser.until("document.querySelectorAll('tbody tr').length === 1").await;
+    browser.key("j").await;
+    browser.key("Enter").await;
+    browser.until("document.querySelector('.pane')?.innerText.includes('not now')").await;
+    browser.until("document.querySelectorAll('.phases li').length === 1").await;
+    assert_eq!(browser.problems(), Vec::<String>::new());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_held_call_goes_out_when_it_is_approved_on_the_page() {
+    const POLICY: &str = "apiVersion: sideguard.dev/v1\nkind: Policy\nmetadata: {name: careful}\nspec:\n  default_decision: allow\n  \
+        rules: [{id: ask, match: {methods: [POST]}, decision: require_approval, reason: ask, approval: {holdSeconds: 25}}]\n";
+    let (service, tool) = (Service::start(), Fake::json("{}").await);
+    service.apply(POLICY).await;
+    let sidecar = service.sidecar("payer", "").await;
+    service.all_stand(1, "current").await;
+    let mut browser = signed_in(&service, true, None).await;
+    browser.key("4").await;
+    let url = format!("{}/orders", tool.url());
+    let headers = [("content-type", "application/json")];
+    let held = client::absolute(&sidecar, "POST", &url, &headers, r#"{"amount": 4200}"#);
+    let approve = async {
+        browser.until("document.querySelector('tbody tr')").await;
+        browser.key("j").await;
+        browser.key("a").await;
+        browser.until("document.querySelector('dialog')?.innerText.includes('4200')").await;
+        assert_eq!(tool.seen().len(), 0, "nothing leaves before somebody has said yes");
+        browser.write("known customer").await;
+        browser.key("Enter").await;
+    };
+    let (reply, ()) = tokio::join!(held, approve);
+    assert_eq!((reply.status, tool.seen().len()), (200, 1), "{}", reply.text());
+    assert_eq!(browser.problems(), Vec::<String>::new());
+}
