@@ -1,11 +1,13 @@
 //! The REST interface below `/v1`. Each route is one line of [`ROUTES`], with the role that it takes; there is no other way to
 //! add one, so that none can be reached without having been thought about.
 
+mod approvals;
 mod described;
 mod desired;
 mod fleet;
 mod guard;
 mod keys;
+mod records;
 mod session;
 
 use std::sync::{Arc, LazyLock};
@@ -14,16 +16,19 @@ use axum::extract::{DefaultBodyLimit, FromRequest, Request, State};
 use axum::middleware::Next;
 use axum::routing::{MethodRouter, delete, get, post};
 use axum::{Extension, Json, Router, middleware};
-use http::{Method, StatusCode};
+use http::{HeaderMap, Method, StatusCode, header};
 use serde::de::DeserializeOwned;
 use sideguard_store::Store;
 
+use crate::approvals::Webhooks;
 use crate::error::Failure;
 use crate::feed::Waiting;
 use crate::keys::Principal;
+use crate::known::Known;
 use crate::limits::Limits;
 use crate::openapi;
 use crate::page as files;
+use crate::records::Records;
 use crate::signer::Signer;
 
 pub(crate) use guard::Hosts;
@@ -43,6 +48,9 @@ pub(crate) struct Control {
     pub(crate) hosts: Hosts,
     /// Whether clients need a certificate.
     pub(crate) certificates: bool,
+    pub(crate) records: Records,
+    pub(crate) webhooks: Arc<Webhooks>,
+    pub(crate) known: Arc<Known>,
 }
 
 /// Who may use a route.
@@ -52,12 +60,16 @@ pub(crate) enum Access {
     Open,
     /// Whoever has the token that the request brings.
     Token,
+    /// Whoever has signed the request.
+    Signature,
     /// Sidecars.
     Sidecars,
     /// Operators, approvers and viewers.
     People,
     /// The same, of all tenants.
     Overseers,
+    /// Operators and approvers.
+    Voters,
     /// Operators.
     Operators,
     /// Operators of all tenants.
@@ -69,7 +81,7 @@ type Route = (Method, &'static str, Access, fn() -> MethodRouter<Arc<Control>>);
 
 /// Every route.
 fn routes() -> Vec<Route> {
-    use Access::{Open, Operators, Overseers, Owners, People, Sidecars, Token};
+    use Access::{Open, Operators, Overseers, Owners, People, Sidecars, Signature, Token, Voters};
     vec![
         (Method::GET, "/", Open, || get(files::index)),
         (Method::GET, "/page/{file}", Open, || get(files::asset)),
@@ -85,12 +97,20 @@ fn routes() -> Vec<Route> {
         (Method::DELETE, "/v1/keys", Operators, || delete(keys::revoke)),
         (Method::POST, "/v1/enrol", Token, || post(fleet::enrol)),
         (Method::GET, "/v1/feed", Sidecars, || get(fleet::feed)),
+        (Method::GET, "/v1/feed/stream", Sidecars, || get(fleet::feed_stream)),
+        (Method::POST, "/v1/leave", Sidecars, || post(fleet::leave)),
         (Method::POST, "/v1/report", Sidecars, || post(fleet::report)),
         (Method::GET, "/v1/sidecars", People, || get(fleet::sidecars)),
         (Method::POST, "/v1/tokens", Operators, || post(fleet::token)),
         (Method::GET, "/v1/kills", People, || get(fleet::kills)),
         (Method::POST, "/v1/kills", Operators, || post(fleet::kill)),
         (Method::DELETE, "/v1/kills", Operators, || delete(fleet::unkill)),
+        (Method::POST, "/v1/records/{sidecar}", Sidecars, || post(records::take)),
+        (Method::GET, "/v1/records", People, || get(records::find)),
+        (Method::GET, "/v1/records/stream", People, || get(records::watch)),
+        (Method::GET, "/v1/records/{sidecar}", People, || get(records::journal)),
+        (Method::GET, "/v1/journals", People, || get(records::journals)),
+        (Method::GET, "/v1/records/proof", People, || get(records::prove)),
         (Method::POST, "/v1/apply", Operators, || post(desired::apply)),
         (Method::POST, "/v1/delete", Operators, || post(desired::delete)),
         (Method::POST, "/v1/rollback", Owners, || post(desired::rollback)),
@@ -99,6 +119,13 @@ fn routes() -> Vec<Route> {
         (Method::GET, "/v1/generations/{number}/changes", Overseers, || get(desired::changes)),
         (Method::GET, "/v1/objects", People, || get(desired::objects)),
         (Method::GET, "/v1/objects/{tenant}/{kind}/{name}", People, || get(desired::object)),
+        (Method::POST, "/v1/approvals", Sidecars, || post(approvals::ask)),
+        (Method::GET, "/v1/approvals/{id}/grant", Sidecars, || get(approvals::wait)),
+        (Method::POST, "/v1/approvals/{id}/grant", Sidecars, || post(approvals::redeem)),
+        (Method::GET, "/v1/approvals", People, || get(approvals::list)),
+        (Method::GET, "/v1/approvals/{id}", People, || get(approvals::one)),
+        (Method::POST, "/v1/approvals/{id}", Voters, || post(approvals::answer)),
+        (Method::POST, "/v1/approvals/{id}/webhook", Signature, || post(approvals::webhook)),
     ]
 }
 
@@ -151,6 +178,11 @@ async fn openapi() -> Json<&'static serde_json::Value> {
 /// How many items a page has: what was asked for, within the route's own most.
 fn page(asked: Option<usize>, most: usize) -> usize {
     asked.unwrap_or(most).clamp(1, most)
+}
+
+/// The key that a request brings.
+fn bearer(headers: &HeaderMap) -> Option<&str> {
+    headers.get(header::AUTHORIZATION)?.to_str().ok()?.strip_prefix("Bearer ").map(str::trim)
 }
 
 /// Whoever makes a request; there for every route that is not open.

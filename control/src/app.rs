@@ -1,9 +1,7 @@
 //! The composition root: opens the store, makes what is missing, serves.
 
-use std::fs::OpenOptions;
-use std::io::Write;
 use std::net::SocketAddr;
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -14,10 +12,13 @@ use tokio::net::TcpListener;
 use tokio::sync::watch;
 
 use crate::api::{self, Control, Hosts};
+use crate::approvals::Webhooks;
 use crate::error::Failure;
 use crate::feed::Waiting;
-use crate::keys::{self, Principal, Role};
+use crate::known::Known;
 use crate::limits::Limits;
+use crate::operator::{self, NoKey};
+use crate::records::Records;
 use crate::serve;
 use crate::serve::tls::{TlsError, acceptor};
 use crate::signer::Signer;
@@ -45,6 +46,9 @@ pub enum StartError {
     /// The port cannot speak TLS.
     #[error("tls: {0}")]
     Tls(#[from] TlsError),
+    /// A webhook cannot be used.
+    #[error("{0}")]
+    Webhook(String),
     /// A file in the state directory cannot be used.
     #[error("state: `{}`: {source}", path.display())]
     State {
@@ -53,6 +57,14 @@ pub enum StartError {
         /// Why.
         source: std::io::Error,
     },
+}
+
+impl StartError {
+    /// Whether the configuration is at fault.
+    #[must_use]
+    pub const fn is_configuration(&self) -> bool {
+        matches!(self, Self::Webhook(_) | Self::Tls(_))
+    }
 }
 
 /// A control service that serves.
@@ -64,7 +76,8 @@ pub struct Running {
     operator_key: PathBuf,
     stop: watch::Sender<bool>,
     serving: tokio::task::JoinHandle<()>,
-    following: tasks::Owned,
+    following: Vec<tasks::Owned>,
+    waiting: Arc<Waiting>,
 }
 
 /// Starts the service: `state` is its directory.
@@ -78,6 +91,7 @@ pub async fn start(spec: &ControlSpec, state: &Path) -> Result<Running, StartErr
         .mode(0o700)
         .create(&dir)
         .map_err(|source| StartError::State { path: dir.clone(), source })?;
+    let webhooks = Arc::new(Webhooks::open(&spec.approvals).map_err(StartError::Webhook)?);
     let listen = spec.listen.as_str();
     let tls = spec.tls.as_ref().map(acceptor).transpose()?;
     let store = match &spec.store {
@@ -87,7 +101,10 @@ pub async fn start(spec: &ControlSpec, state: &Path) -> Result<Running, StartErr
     let now = clock::now();
     let signer = Signer::open(&store, now).await?;
     let operator_key = state.join(OPERATOR_KEY);
-    first_operator(&store, &operator_key).await?;
+    operator::ensure(&store, now, &operator_key).await.map_err(|error| match error {
+        NoKey::Kept(failure) => StartError::Kept(failure),
+        NoKey::File(source) => StartError::State { path: operator_key.clone(), source },
+    })?;
     let waiting = Arc::new(Waiting::new());
     waiting.look(&store).await?;
     let listener = TcpListener::bind(listen)
@@ -95,23 +112,32 @@ pub async fn start(spec: &ControlSpec, state: &Path) -> Result<Running, StartErr
         .map_err(|source| StartError::Listen { address: listen.to_owned(), source })?;
     let address =
         listener.local_addr().map_err(|source| StartError::Listen { address: listen.to_owned(), source })?;
+    let known = Arc::new(Known::default());
     let control = Arc::new(Control {
         store: store.clone(),
         signer,
         waiting: Arc::clone(&waiting),
         limits: Limits::new(&spec.limits),
         hosts: Hosts::new(address.ip(), &spec.hosts),
+        records: Records::new(),
+        webhooks: Arc::clone(&webhooks),
+        known: Arc::clone(&known),
         certificates: spec.tls.as_ref().is_some_and(|tls| tls.clients.is_some()),
     });
+    let watched = Arc::clone(&control);
+    let live = tasks::spawn("records", async move { watched.records.live.run(watched.store.clone()).await });
     let (stop, stopped) = watch::channel(false);
     let url = url(spec, address);
     let serve = serve::serve(listener, tls, api::router(control), spec.limits.connections, stopped);
     let serving = tasks::spawn("control", serve);
-    let following = tasks::Owned::new(&tasks::spawn("follow", waiting.follow(store.clone())));
-    let known = [("control", url.clone()), ("operator_key_file", operator_key.display().to_string())];
-    ports::announce(state, &known)
+    let follow = tasks::spawn("follow", Arc::clone(&waiting).follow(store.clone()));
+    let keys = tasks::spawn("known", known.follow(store.clone()));
+    let notify = tasks::spawn("webhooks", webhooks.follow(store.clone()));
+    let following = [&follow, &keys, &live, &notify].map(tasks::Owned::new).into();
+    let told = [("control", url.clone()), ("operator_key_file", operator_key.display().to_string())];
+    ports::announce(state, &told)
         .map_err(|source| StartError::State { path: state.join(ports::FILE), source })?;
-    Ok(Running { state: state.to_owned(), store, url, operator_key, stop, serving, following })
+    Ok(Running { state: state.to_owned(), store, url, operator_key, stop, serving, following, waiting })
 }
 
 /// Where it is reached: by its first name, if it has one.
@@ -121,18 +147,6 @@ fn url(spec: &ControlSpec, address: SocketAddr) -> String {
         Some(name) => format!("{scheme}://{name}:{}", address.port()),
         None => format!("{scheme}://{address}"),
     }
-}
-
-/// Makes the first operator's key when the file with it is not there.
-async fn first_operator(store: &Store, path: &Path) -> Result<(), StartError> {
-    let failed = |source| StartError::State { path: path.to_owned(), source };
-    if path.try_exists().map_err(failed)? {
-        return Ok(());
-    }
-    let operator = Principal::new("operator", Role::Operator, None);
-    let key = keys::make(store, clock::now(), &operator).await?;
-    let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(path).map_err(failed)?;
-    file.write_all(format!("{key}\n").as_bytes()).map_err(failed)
 }
 
 impl Running {
@@ -151,6 +165,7 @@ impl Running {
     /// Stops: takes no new requests, lets those under way end within a moment, closes the store.
     pub async fn stop(self) {
         self.stop.send_replace(true);
+        self.waiting.close();
         // Questions of sidecars are held for long: they ask again elsewhere.
         let _ = tokio::time::timeout(std::time::Duration::from_secs(1), self.serving).await;
         drop(self.following);

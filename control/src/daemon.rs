@@ -6,7 +6,7 @@ use std::process::ExitCode;
 
 use sideguard_policy::source::{self, Source};
 use sideguard_runtime::telemetry::{self, LogFormat};
-use sideguard_runtime::{environment, signal};
+use sideguard_runtime::{environment, limits, signal};
 use sideguard_types::resource::ControlSpec;
 
 use crate::app;
@@ -15,6 +15,7 @@ use crate::app;
 /// 125 for anything else.
 pub async fn run(file: Option<&Path>, state: Option<PathBuf>, format: LogFormat) -> ExitCode {
     telemetry::start_logs("info", format);
+    limits::take_all_files();
     // Before the port is told: whoever knows it may send a signal at once.
     let terminated = match signal::terminated() {
         Ok(terminated) => terminated,
@@ -27,8 +28,7 @@ pub async fn run(file: Option<&Path>, state: Option<PathBuf>, format: LogFormat)
     let state = state.or_else(|| spec.state.clone()).unwrap_or_else(environment::state_directory);
     let running = match app::start(&spec, &state).await {
         Ok(running) => running,
-        Err(error @ app::StartError::Tls(_)) => return failed(&error.to_string(), 64),
-        Err(error) => return failed(&error.to_string(), 125),
+        Err(error) => return failed(&error.to_string(), if error.is_configuration() { 64 } else { 125 }),
     };
     eprintln!("sideguard: control {} key {}", running.url(), running.operator_key().display());
     terminated.await;
@@ -61,6 +61,7 @@ pub fn load(file: Option<&Path>) -> Result<ControlSpec, String> {
     let base = file.and_then(Path::parent).unwrap_or(Path::new(""));
     let anchor = |path: &mut PathBuf| *path = base.join(&*path);
     spec.state.iter_mut().for_each(anchor);
+    spec.approvals.webhooks.iter_mut().for_each(|webhook| anchor(&mut webhook.secret.file));
     if let Some(tls) = &mut spec.tls {
         anchor(&mut tls.certificate);
         anchor(&mut tls.key);

@@ -4,10 +4,15 @@
 //! generation and the new head are written together, and only when the head is still the one that was read: two writers at
 //! once cannot lose each other's work.
 
+mod generations;
+mod shelf;
+#[cfg(test)]
+mod tests;
 mod texts;
 
-use std::collections::{BTreeMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 
+use futures_util::{StreamExt, TryStreamExt, stream};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 use sideguard_policy::compile;
@@ -21,8 +26,14 @@ use crate::error::Failure;
 use crate::keys::{Principal, own_key};
 use crate::signer::hex;
 
+pub(crate) use generations::told;
+
 /// Most objects of one set.
 const MOST: usize = 20_000;
+/// Texts that are read at once.
+const AT_ONCE: usize = 64;
+/// Most lines of a generation's summary.
+const LINES: usize = 200;
 /// Edits in one write of texts.
 const BATCH: usize = 200;
 
@@ -40,10 +51,11 @@ pub(crate) struct Entry {
 }
 
 /// A generation as it is kept.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq)]
 pub(crate) struct Kept {
     pub(crate) told: Generation,
     pub(crate) entries: Vec<Entry>,
+    parts: generations::Parts,
 }
 
 /// The generation in force.
@@ -68,53 +80,61 @@ fn broken(at: &impl ToString) -> Failure {
     Failure::Broken(at.to_string())
 }
 
-fn generation_key(number: u64) -> Result<sideguard_store::key::Key, Failure> {
-    own_key(&format!("generations/{number:020}"))
-}
-
 fn text_key(hash: &str) -> Result<sideguard_store::key::Key, Failure> {
     own_key(&format!("texts/{hash}"))
 }
 
+/// Number of the generation in force; zero before the first.
+pub(crate) async fn number(store: &Store, now: Timestamp) -> Result<u64, Failure> {
+    Ok(at_head(store, now).await?.map_or(0, |(number, _)| number))
+}
+
+async fn at_head(store: &Store, now: Timestamp) -> Result<Option<(u64, Revision)>, Failure> {
+    let at = own_key("head")?;
+    let Some(document) = store.documents.get(now, &at).await? else { return Ok(None) };
+    let number = std::str::from_utf8(&document.value).ok().and_then(|text| text.parse().ok());
+    Ok(Some((number.ok_or_else(|| broken(&at))?, document.revision)))
+}
+
 /// The generation in force; an empty one, number zero, before the first.
 pub(crate) async fn head(store: &Store, now: Timestamp) -> Result<Head, Failure> {
-    let at = own_key("head")?;
-    let Some(document) = store.documents.get(now, &at).await? else {
+    let Some((number, revision)) = at_head(store, now).await? else {
         let told = Generation {
             number: 0,
             digest: digest(&[]),
-            time: now,
+            time: Timestamp(0),
             by: String::new(),
             verb: String::new(),
             objects: 0,
             summary: Vec::new(),
         };
-        return Ok(Head { kept: Kept { told, entries: Vec::new() }, revision: None });
+        return Ok(Head {
+            kept: Kept { told, entries: Vec::new(), parts: generations::Parts::new() },
+            revision: None,
+        });
     };
-    let number: u64 = std::str::from_utf8(&document.value)
-        .ok()
-        .and_then(|text| text.parse().ok())
-        .ok_or_else(|| broken(&at))?;
-    Ok(Head { kept: generation(store, now, number).await?, revision: Some(document.revision) })
-}
-
-/// One generation.
-pub(crate) async fn generation(store: &Store, now: Timestamp, number: u64) -> Result<Kept, Failure> {
-    let at = generation_key(number)?;
-    let document = store.documents.get(now, &at).await?;
-    let document = document.ok_or_else(|| Failure::Missing(format!("generation {number}")))?;
-    serde_json::from_slice(&document.value).map_err(|_| broken(&at))
+    Ok(Head { kept: generations::whole(store, now, number).await?, revision: Some(revision) })
 }
 
 /// The texts of objects, in order.
 pub(crate) async fn texts(store: &Store, now: Timestamp, entries: &[Entry]) -> Result<Vec<String>, Failure> {
-    let mut texts = Vec::with_capacity(entries.len());
-    for entry in entries {
-        let at = text_key(&entry.text)?;
-        let document = store.documents.get(now, &at).await?.ok_or_else(|| broken(&at))?;
-        texts.push(String::from_utf8(document.value.to_vec()).map_err(|_| broken(&at))?);
-    }
-    Ok(texts)
+    let one = |entry: &Entry| {
+        let (known, hash) = (shelf::take(&entry.text), entry.text.clone());
+        async move {
+            if let Some(known) = known {
+                return Ok(known.to_string());
+            }
+            let at = text_key(&hash)?;
+            let document = store.documents.get(now, &at).await?.ok_or_else(|| broken(&at))?;
+            let text = String::from_utf8(document.value.to_vec()).map_err(|_| broken(&at))?;
+            if hex(&Sha256::digest(text.as_bytes())) != hash {
+                return Err(broken(&at));
+            }
+            shelf::put(&hash, &text);
+            Ok(text)
+        }
+    };
+    stream::iter(entries.iter().map(one)).buffered(AT_ONCE).try_collect().await
 }
 
 /// An object with its text.
@@ -177,13 +197,16 @@ pub(crate) async fn change(
         Wish::Apply(apply) => {
             let given = texts::split(&apply.documents)?;
             warnings = given.warnings;
+            may_apply(before, by, &given.objects)?;
             applied(before, number, by, given.objects, apply.prune.as_ref(), &mut fresh)
         }
         Wish::Delete(names) => {
             for name in &names {
-                // Another tenant's object is missing in the very words of one that is nowhere.
-                let seen = |entry: &&Entry| entry.shared || by.reaches(&entry.name.tenant);
-                if !before.entries.iter().filter(seen).any(|entry| entry.name == *name) {
+                let there = before.entries.iter().find(|entry| entry.name == *name);
+                if there.is_some_and(|entry| entry.shared && !by.changes(&name.tenant, true)) {
+                    return Err(beyond(name, true));
+                }
+                if there.is_none() || !by.reaches(&name.tenant) {
                     return Err(Failure::Missing(format!(
                         "{} `{}` in tenant `{}`",
                         name.kind, name.name, name.tenant
@@ -192,14 +215,15 @@ pub(crate) async fn change(
             }
             before.entries.iter().filter(|entry| !names.contains(&entry.name)).cloned().collect()
         }
-        Wish::Rollback(to) => generation(store, now, to).await?.entries,
+        Wish::Rollback(to) => generations::whole(store, now, to).await?.entries,
     };
     if entries.len() > MOST {
         return Err(Failure::Invalid(format!("more than {MOST} objects")));
     }
     let changes = compared(store, now, &before.entries, &entries, &fresh).await?;
-    permitted(by, before, &entries, &changes)?;
-    validate(store, now, by, &entries, &fresh).await?;
+    for tenant in affected(before, &entries, &changes) {
+        validate(store, now, tenant.as_deref(), &entries, &fresh).await?;
+    }
     let told = Generation {
         number,
         digest: digest(&entries),
@@ -207,7 +231,7 @@ pub(crate) async fn change(
         by: by.name.clone(),
         verb: verb.to_owned(),
         objects: entries.len() as u64,
-        summary: changes.iter().filter(|change| change.action != Action::Unchanged).map(line).collect(),
+        summary: summary(&changes),
     };
     if told.summary.is_empty() || dry {
         let generation = before.told.number;
@@ -215,32 +239,56 @@ pub(crate) async fn change(
         return Ok(Applied { generation, digest, changes, warnings });
     }
     let answer = Applied { generation: number, digest: told.digest.clone(), changes, warnings };
-    write(store, now, head.revision, &Kept { told, entries }, &fresh).await?;
+    write(store, now, &head, &told, &entries, &fresh).await?;
     Ok(answer)
 }
 
-/// Whether a key may make changes: only to its own tenant's objects, and to those of all tenants when it is for all.
-fn permitted(by: &Principal, before: &Kept, after: &[Entry], changes: &[Change]) -> Result<(), Failure> {
-    if by.tenant.is_none() {
-        return Ok(());
-    }
+/// Whether a key may put these objects in place of what stands there.
+fn may_apply(before: &Kept, by: &Principal, given: &[texts::Given]) -> Result<(), Failure> {
     let shared: HashSet<&Name> =
-        before.entries.iter().chain(after).filter(|entry| entry.shared).map(|entry| &entry.name).collect();
-    for Change { name, action, .. } in changes {
-        if shared.contains(name) {
-            if *action == Action::Unchanged {
-                continue;
-            }
-            return Err(Failure::Forbidden(
-                "change what holds for every tenant: name one in `metadata.tenant`",
-            ));
-        }
-        if !by.reaches(&name.tenant) {
-            // Whether it is there, and whether it is the same, is not this key's to know.
-            return Err(Failure::Missing(format!("tenant `{}`", name.tenant)));
+        before.entries.iter().filter(|entry| entry.shared).map(|entry| &entry.name).collect();
+    for texts::Given { name, shared: for_all, .. } in given {
+        // One that is narrower may not take the place of one that holds for all.
+        let for_all = *for_all || shared.contains(name);
+        if !by.changes(&name.tenant, for_all) {
+            return Err(beyond(name, for_all));
         }
     }
     Ok(())
+}
+
+/// The error for an object that a key may not change. Whether it is there is not this key's to know.
+fn beyond(name: &Name, shared: bool) -> Failure {
+    if shared {
+        return Failure::Forbidden("change what holds for all tenants: name a tenant in `metadata.tenant`");
+    }
+    Failure::Missing(format!("tenant `{}`", name.tenant))
+}
+
+/// The tenants whose sets a change makes others; none stands for one that has no objects of its own.
+fn affected(before: &Kept, after: &[Entry], changes: &[Change]) -> BTreeSet<Option<String>> {
+    let changed: HashSet<&Name> = changes
+        .iter()
+        .filter(|change| change.action != Action::Unchanged)
+        .map(|change| &change.name)
+        .collect();
+    let both = || before.entries.iter().chain(after);
+    if both().any(|entry| entry.shared && changed.contains(&entry.name)) {
+        let own = after.iter().filter(|entry| !entry.shared).map(|entry| Some(entry.name.tenant.clone()));
+        return own.chain([None]).collect();
+    }
+    changed.into_iter().map(|name| Some(name.tenant.clone())).collect()
+}
+
+/// A line for each change, the first ones of many.
+fn summary(changes: &[Change]) -> Vec<String> {
+    let mut changed = changes.iter().filter(|change| change.action != Action::Unchanged).map(line);
+    let mut lines: Vec<String> = changed.by_ref().take(LINES).collect();
+    let more = changed.count();
+    if more > 0 {
+        lines.push(format!("and {more} more"));
+    }
+    lines
 }
 
 fn line(change: &Change) -> String {
@@ -262,10 +310,9 @@ fn applied(
     if let Some(labels) = prune.filter(|labels| !labels.is_empty()) {
         let kept: HashSet<&Name> = given.iter().map(|given| &given.name).collect();
         entries.retain(|name, entry| {
-            let own = by.reaches(&name.tenant) && (!entry.shared || by.tenant.is_none());
-            kept.contains(name)
-                || !own
-                || !labels.iter().all(|(key, value)| entry.labels.get(key) == Some(value))
+            let gone = by.changes(&name.tenant, entry.shared)
+                && labels.iter().all(|(key, value)| entry.labels.get(key) == Some(value));
+            kept.contains(name) || !gone
         });
     }
     for texts::Given { name, labels, shared, text } in given {
@@ -318,22 +365,25 @@ async fn compared(
     Ok(changes)
 }
 
-/// Compiles the whole set, as every sidecar will.
+/// Compiles a tenant's set as its sidecars will.
 async fn validate(
     store: &Store,
     now: Timestamp,
-    by: &Principal,
+    tenant: Option<&str>,
     entries: &[Entry],
     fresh: &BTreeMap<String, String>,
 ) -> Result<(), Failure> {
-    let mut sources = Vec::with_capacity(entries.len());
-    for entry in entries {
-        let text = match fresh.get(&entry.text) {
-            Some(text) => text.clone(),
-            None => texts(store, now, std::slice::from_ref(entry)).await?.pop().unwrap_or_default(),
-        };
-        sources.push(Source::new(file(&entry.name), text));
-    }
+    let own = |entry: &&Entry| entry.shared || Some(entry.name.tenant.as_str()) == tenant;
+    let (given, kept): (Vec<_>, Vec<_>) =
+        entries.iter().filter(own).cloned().partition(|entry| fresh.contains_key(&entry.text));
+    let mut known: HashMap<&Name, String> = HashMap::new();
+    known.extend(kept.iter().map(|entry| &entry.name).zip(texts(store, now, &kept).await?));
+    known.extend(given.iter().filter_map(|entry| Some((&entry.name, fresh.get(&entry.text)?.clone()))));
+    // In the order of the set, whichever texts are new.
+    let sources: Vec<Source> = entries
+        .iter()
+        .filter_map(|entry| Some(Source::new(file(&entry.name), known.remove(&entry.name)?)))
+        .collect();
     // Thousands of rules take a while: not on a thread that serves others.
     let checked = tokio::task::spawn_blocking(move || {
         let loaded = source::load(&sources);
@@ -343,22 +393,9 @@ async fn validate(
     });
     match checked.await {
         Ok(Ok(())) => Ok(()),
-        Ok(Err(findings)) => Err(Failure::Findings(told(by, entries, findings))),
+        Ok(Err(findings)) => Err(Failure::Findings(findings.iter().map(ToString::to_string).collect())),
         Err(error) => Err(Failure::Invalid(format!("the set cannot be checked: {error}"))),
     }
-}
-
-/// Findings in the words for a key: other tenants' texts are not shown to it.
-fn told(by: &Principal, entries: &[Entry], findings: Vec<Finding>) -> Vec<String> {
-    let seen = entries.iter().filter(|entry| entry.shared || by.reaches(&entry.name.tenant));
-    let seen: HashSet<String> = seen.map(|entry| file(&entry.name)).collect();
-    let all = findings.len();
-    let own = findings.iter().filter(|finding| by.tenant.is_none() || seen.contains(&finding.file));
-    let mut told: Vec<String> = own.map(ToString::to_string).collect();
-    if told.len() < all {
-        told.push("error: with this the whole set is not valid: ask an operator of all tenants".to_owned());
-    }
-    told
 }
 
 /// What changed between two generations, oldest first; both texts of each object.
@@ -370,8 +407,10 @@ pub(crate) async fn between(
 ) -> Result<Vec<Change>, Failure> {
     let none = Vec::new();
     let (before, after) = match from {
-        0 => (None, generation(store, now, to).await?),
-        from => (Some(generation(store, now, from).await?), generation(store, now, to).await?),
+        0 => (None, generations::whole(store, now, to).await?),
+        from => {
+            (Some(generations::whole(store, now, from).await?), generations::whole(store, now, to).await?)
+        }
     };
     compared(
         store,
@@ -386,34 +425,26 @@ pub(crate) async fn between(
 async fn write(
     store: &Store,
     now: Timestamp,
-    revision: Option<Revision>,
-    kept: &Kept,
+    before: &Head,
+    told: &Generation,
+    entries: &[Entry],
     fresh: &BTreeMap<String, String>,
 ) -> Result<(), Failure> {
     let mut edits = Vec::new();
     for (hash, text) in fresh {
         edits.push(Edit::put(text_key(hash)?, text.clone().into_bytes().into(), Expect::Any));
     }
-    // Texts without a generation harm nobody; a generation without its texts would.
+    // Texts and parts without a generation harm nobody; a generation without them would.
     for batch in edits.chunks(BATCH) {
         store.documents.put_all(now, batch.to_vec()).await?;
     }
-    let value = serde_json::to_vec(kept).map_err(|error| Failure::Invalid(error.to_string()))?;
-    let number = kept.told.number;
-    let written = store
-        .documents
-        .put_all(
-            now,
-            vec![
-                Edit::put(generation_key(number)?, value.into(), Expect::Absent),
-                Edit::put(
-                    own_key("head")?,
-                    number.to_string().into_bytes().into(),
-                    revision.map_or(Expect::Absent, Expect::Revision),
-                ),
-            ],
-        )
-        .await;
+    let head = Edit::put(
+        own_key("head")?,
+        told.number.to_string().into_bytes().into(),
+        before.revision.map_or(Expect::Absent, Expect::Revision),
+    );
+    let generation = generations::write(store, now, &before.kept, told, entries).await?;
+    let written = store.documents.put_all(now, vec![generation, head]).await;
     match written {
         Ok(_) => Ok(()),
         Err(StoreError::Conflict { .. }) => Err(Failure::Conflict(

@@ -7,6 +7,7 @@ use axum::response::{IntoResponse, Response};
 use http::{HeaderValue, StatusCode, header};
 use sideguard_store::StoreError;
 use sideguard_types::control::Problem;
+use sideguard_types::control::records::Trouble;
 
 use crate::limits::TooMany;
 
@@ -25,6 +26,9 @@ pub enum Failure {
     /// Somebody else was faster.
     #[error("{0}")]
     Conflict(String),
+    /// Too much is going on.
+    #[error("{0}: try again later")]
+    Busy(String),
     /// The request makes no sense.
     #[error("{0}")]
     Invalid(String),
@@ -40,9 +44,27 @@ pub enum Failure {
     /// The request is for another host, or comes from another site's page.
     #[error("{0}")]
     Misdirected(String),
-    /// The store is away or broken.
-    #[error("the store cannot be used now")]
+    /// A sidecar's record does not fit what is known of it.
+    #[error("{detail}")]
+    Record {
+        /// In what way.
+        trouble: Trouble,
+        /// In words.
+        detail: String,
+    },
+    /// The store is away or broken. What was sent to one that is away can have been done.
+    #[error("{}", match .0 {
+        StoreError::Away { .. } => "the store does not answer: what was asked for may or may not have been done, \
+            and can be asked for again",
+        _ => "the store cannot be used now",
+    })]
     Store(#[from] StoreError),
+    /// This replica does not know what is in force, as it has not heard of the store for a while.
+    #[error("this replica cannot say what is in force now: ask another one, or later")]
+    Unsure,
+    /// More sidecars ask this replica than it takes.
+    #[error("this replica has no place for a further sidecar: ask another one, or later")]
+    Full,
     /// The store holds what this version did not write.
     #[error("the store holds something unreadable at `{0}`")]
     Broken(String),
@@ -55,12 +77,16 @@ impl Failure {
             Self::Forbidden(_) => (StatusCode::FORBIDDEN, "forbidden"),
             Self::Missing(_) => (StatusCode::NOT_FOUND, "not_found"),
             Self::Conflict(_) => (StatusCode::CONFLICT, "conflict"),
+            Self::Busy(_) => (StatusCode::SERVICE_UNAVAILABLE, "busy"),
             Self::Invalid(_) => (StatusCode::BAD_REQUEST, "invalid"),
             Self::Findings(_) => (StatusCode::UNPROCESSABLE_ENTITY, "findings"),
             Self::TooMany(_) => (StatusCode::TOO_MANY_REQUESTS, "rate_limited"),
             Self::TooLarge => (StatusCode::PAYLOAD_TOO_LARGE, "body_too_large"),
             Self::Misdirected(_) => (StatusCode::MISDIRECTED_REQUEST, "misdirected"),
-            Self::Store(_) | Self::Broken(_) => (StatusCode::SERVICE_UNAVAILABLE, "store_unavailable"),
+            Self::Record { trouble, .. } => (StatusCode::CONFLICT, trouble.code()),
+            Self::Store(_) | Self::Broken(_) | Self::Unsure | Self::Full => {
+                (StatusCode::SERVICE_UNAVAILABLE, "store_unavailable")
+            }
         }
     }
 }

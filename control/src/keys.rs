@@ -5,11 +5,11 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
-use sideguard_store::documents::Expect;
+use sideguard_store::documents::{Edit, Expect};
 use sideguard_store::key::{Key, Prefix};
 use sideguard_store::{Store, StoreError};
 use sideguard_types::control::keys::{KeyEntry, KeyRequest, NewKey};
-use sideguard_types::control::{Enrolled, Page, Token, TokenRequest};
+use sideguard_types::control::{Enrol, Enrolled, Page, Token, TokenRequest};
 use sideguard_types::time::Timestamp;
 
 pub(crate) use sideguard_types::control::keys::Role;
@@ -19,6 +19,8 @@ use crate::signer::hex;
 
 /// Tenant of what belongs to the control service itself. No tenant can be called so.
 pub(crate) const OWN: &str = "sideguard.control";
+/// What keys begin with.
+const KEY: &str = "sgk_";
 /// How long an enrolment token is good when nothing else is asked for.
 const TOKEN_LIFE: Duration = Duration::from_secs(3_600);
 /// How exactly it is known when a key was used last.
@@ -35,6 +37,16 @@ const READ: usize = 500;
 /// A key of the control service's own documents.
 pub(crate) fn own_key(path: &str) -> Result<Key, Failure> {
     Key::new(OWN, path).map_err(|error| Failure::Invalid(error.to_string()))
+}
+
+/// Refuses what cannot be a tenant's name.
+pub(crate) fn tenant(name: &str) -> Result<(), Failure> {
+    if name == OWN {
+        return Err(Failure::Invalid(format!(
+            "`{OWN}` is no tenant's name: the control service keeps its own things by it"
+        )));
+    }
+    Key::new(name, "x").map(drop).map_err(|error| Failure::Invalid(error.to_string()))
 }
 
 /// Whose key it is.
@@ -57,17 +69,30 @@ impl Principal {
         Self { name: name.into(), role, tenant, labels: BTreeMap::new() }
     }
 
+    /// Whether it may change an object: one that holds for all tenants only without a limit to one.
+    pub(crate) fn changes(&self, tenant: &str, shared: bool) -> bool {
+        if shared { self.tenant.is_none() } else { self.reaches(tenant) }
+    }
+
     /// Whether it reaches a tenant.
     pub(crate) fn reaches(&self, tenant: &str) -> bool {
         self.tenant.as_deref().is_none_or(|own| own == tenant)
     }
+
+    /// The tenant that a sidecar's key is for.
+    pub(crate) fn sidecars_tenant(&self) -> &str {
+        self.tenant.as_deref().unwrap_or("default")
+    }
 }
 
 /// An enrolment token as it is kept.
-#[derive(Debug, Serialize, Deserialize)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
 struct Kept {
     tenant: String,
     agent: Option<String>,
+    /// Hash of the key that was given for it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    spent: Option<String>,
 }
 
 /// A key as it is kept.
@@ -104,11 +129,22 @@ fn at(hash: &str) -> Result<Key, Failure> {
     own_key(&format!("keys/{hash}"))
 }
 
+/// A key that nobody has yet.
+pub(crate) fn fresh() -> String {
+    secret(KEY)
+}
+
+/// The edit that makes a key somebody's.
+pub(crate) fn edit(now: Timestamp, key: &str, principal: &Principal) -> Result<Edit, Failure> {
+    let kept = KeptKey { principal: principal.clone(), created: now, used: None, expires: None };
+    let value = serde_json::to_vec(&kept).map_err(|error| Failure::Invalid(error.to_string()))?;
+    Ok(Edit::put(at(&hash(key))?, value.into(), Expect::Absent))
+}
+
 /// Makes a key.
 pub(crate) async fn make(store: &Store, now: Timestamp, principal: &Principal) -> Result<String, Failure> {
-    let kept = KeptKey { principal: principal.clone(), created: now, used: None, expires: None };
-    let key = secret("sgk_");
-    write(store, now, &hash(&key), &kept, Expect::Absent).await?;
+    let key = fresh();
+    store.documents.put_all(now, vec![edit(now, &key, principal)?]).await?;
     Ok(key)
 }
 
@@ -160,10 +196,11 @@ pub(crate) async fn create(
     }
     if name.trim().is_empty()
         || name.len() > LONGEST_NAME
-        || name.contains(|c: char| c.is_control() || c == ':')
+        || name.contains(char::is_control)
+        || name.contains(':')
     {
         return Err(Failure::Invalid(format!(
-            "{name:?} is no name for a key: it is empty, too long or has a `:` or control characters"
+            "`name` is empty, too long or has `:` or control characters: {name:?}"
         )));
     }
     if labels.len() > MOST_LABELS
@@ -175,7 +212,7 @@ pub(crate) async fn create(
     }
     let tenant = tenant.or_else(|| by.tenant.clone());
     if let Some(tenant) = &tenant {
-        Key::new(tenant, "x").map_err(|error| Failure::Invalid(error.to_string()))?;
+        self::tenant(tenant)?;
         if !by.reaches(tenant) {
             return Err(Failure::Missing(format!("tenant `{tenant}`")));
         }
@@ -184,8 +221,12 @@ pub(crate) async fn create(
         return Err(Failure::Invalid("`seconds` is zero: leave it out for a key without an end".to_owned()));
     }
     let expires = seconds.map(|seconds| now.plus(Duration::from_secs(seconds)));
-    let kept =
-        KeptKey { principal: Principal { name, role, tenant, labels }, created: now, used: None, expires };
+    let kept = KeptKey {
+        principal: Principal { labels, ..Principal::new(name, role, tenant) },
+        created: now,
+        used: None,
+        expires,
+    };
     let key = secret("sgk_");
     write(store, now, &hash(&key), &kept, Expect::Absent).await?;
     Ok(NewKey { entry: kept.entry(&hash(&key)), key })
@@ -250,40 +291,97 @@ pub(crate) async fn revoke(store: &Store, now: Timestamp, who: &Principal, id: &
 /// Makes an enrolment token.
 pub(crate) async fn token(store: &Store, now: Timestamp, asked: TokenRequest) -> Result<Token, Failure> {
     let tenant = asked.tenant.unwrap_or_else(|| "default".to_owned());
-    // A name that could not be part of a key could not be a tenant's.
-    Key::new(&tenant, "x").map_err(|error| Failure::Invalid(error.to_string()))?;
+    self::tenant(&tenant)?;
     let life = asked.seconds.map_or(TOKEN_LIFE, Duration::from_secs);
     let expires = now.plus(life);
     let token = secret("sgt_");
-    let kept = Kept { tenant, agent: asked.agent };
+    let kept = Kept { tenant, agent: asked.agent, spent: None };
     let value = serde_json::to_vec(&kept).map_err(|error| Failure::Invalid(error.to_string()))?;
     let at = own_key(&format!("tokens/{}", hash(&token)))?;
     store.documents.put(now, &at, value.into(), Expect::Absent, Some(expires)).await?;
     Ok(Token { token, expires })
 }
 
-/// Takes a token in exchange for a sidecar's key. Of two that bring the same token one gets it.
+/// Takes a token in exchange for a sidecar's key. Of two that bring the same token one gets it; that one may ask again, by
+/// the key that it has made itself, when it has not heard the answer.
 pub(crate) async fn enrol(
     store: &Store,
     now: Timestamp,
-    token: &str,
-    sidecar: &str,
+    enrol: Enrol,
     signer: String,
 ) -> Result<Enrolled, Failure> {
-    let at = own_key(&format!("tokens/{}", hash(token)))?;
+    let Enrol { token, sidecar, key } = enrol;
+    if sidecar.contains('/') {
+        return Err(Failure::Invalid(format!("`{sidecar}` is not a sidecar's id")));
+    }
+    let key = match key {
+        Some(key) if is_well_made(&key) => key,
+        Some(_) => return Err(Failure::Invalid("a key is `sgk_` and 64 hex digits".to_owned())),
+        None => fresh(),
+    };
+    let at = own_key(&format!("tokens/{}", hash(&token)))?;
     let kept = store.documents.get(now, &at).await?.ok_or(Failure::Unauthenticated)?;
     let whose: Kept = serde_json::from_slice(&kept.value).map_err(|_| Failure::Broken(at.to_string()))?;
-    // The name of its report's document, among others.
-    own_key(&format!("sidecars/{}/{sidecar}", whose.tenant))?;
-    if sidecar.contains('/') {
-        return Err(Failure::Invalid(format!("`{sidecar}` is no name of a sidecar")));
+    let Kept { tenant, agent, .. } = whose.clone();
+    // One key for each sidecar: whoever enrols with a copied id puts the other one out, which is seen.
+    let current = own_key(&format!("enrolled/{tenant}/{sidecar}"))?;
+    let principal = Principal::new(sidecar, Role::Sidecar, Some(tenant.clone()));
+    let enrolled = Enrolled { key, tenant, agent, signer };
+    if let Some(spent) = whose.spent {
+        // The key may have been revoked since.
+        let same = spent == hash(&enrolled.key) && self::whose(store, now, &enrolled.key).await? == principal;
+        return if same { Ok(enrolled) } else { Err(Failure::Unauthenticated) };
     }
-    match store.documents.delete(now, &at, Expect::Revision(kept.revision)).await {
-        Ok(_) => {}
-        Err(StoreError::Conflict { .. }) => return Err(Failure::Unauthenticated),
-        Err(error) => return Err(error.into()),
+    let spent = Kept { spent: Some(hash(&enrolled.key)), ..whose };
+    let spent = serde_json::to_vec(&spent).map_err(|error| Failure::Invalid(error.to_string()))?;
+    let spent = Edit::put(at, spent.into(), Expect::Revision(kept.revision)).until(kept.expires);
+    let former = store.documents.get(now, &current).await?;
+    let expect = former.as_ref().map_or(Expect::Absent, |former| Expect::Revision(former.revision));
+    let own = Edit::put(current, hash(&enrolled.key).into_bytes().into(), expect);
+    let mut edits = vec![spent, edit(now, &enrolled.key, &principal)?, own];
+    if let Some(former) = former.as_ref().and_then(|former| std::str::from_utf8(&former.value).ok()) {
+        edits.push(Edit::delete(self::at(former)?, Expect::Any));
     }
-    let principal = Principal::new(sidecar, Role::Sidecar, Some(whose.tenant.clone()));
-    let key = make(store, now, &principal).await?;
-    Ok(Enrolled { key, tenant: whose.tenant, agent: whose.agent, signer })
+    match store.documents.put_all(now, edits).await {
+        Ok(_) => Ok(enrolled),
+        Err(StoreError::Conflict { .. }) => Err(Failure::Unauthenticated),
+        Err(error) => Err(error.into()),
+    }
+}
+
+fn is_well_made(key: &str) -> bool {
+    let digits = key.strip_prefix(KEY).unwrap_or_default();
+    digits.len() == 64 && digits.bytes().all(|byte| byte.is_ascii_hexdigit())
+}
+
+#[cfg(test)]
+mod tests {
+    use sideguard_runtime::clock;
+    use sideguard_store::Store;
+    use sideguard_types::control::{Enrol, TokenRequest};
+
+    use super::{enrol, fresh, token};
+    use crate::error::Failure;
+
+    #[tokio::test]
+    async fn a_token_is_good_for_one_sidecar_which_may_ask_again() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let store = Store::open_embedded(dir.path()).await.expect("a store");
+        let now = clock::now();
+        let asked = TokenRequest { tenant: None, agent: None, seconds: None };
+        let token = token(&store, now, asked).await.expect("a token").token;
+        let ask = |key: Option<String>, sidecar: &str| {
+            let ask = Enrol { token: token.clone(), sidecar: sidecar.to_owned(), key };
+            enrol(&store, now, ask, String::new())
+        };
+        let own = fresh();
+        let first = ask(Some(own.clone()), "a").await.expect("a key");
+        assert_eq!(first.key, own);
+        assert_eq!(ask(Some(own.clone()), "a").await.expect("the same answer"), first);
+        for (key, sidecar) in [(None, "a"), (Some(fresh()), "a"), (Some(own), "b")] {
+            let again = ask(key, sidecar).await;
+            assert!(matches!(again, Err(Failure::Unauthenticated)), "{again:?}");
+        }
+        assert!(matches!(ask(Some("sgk_short".to_owned()), "a").await, Err(Failure::Invalid(_))));
+    }
 }

@@ -27,7 +27,7 @@ impl Kept {
             Scope::Tenant(own) | Scope::Agent { tenant: own, .. } => own == tenant,
         };
         let scopes = self.kills.iter().map(|kill| &kill.scope).filter(bears).cloned().collect();
-        Kills { number: self.number, scopes }
+        Kills { tenant: tenant.to_owned(), number: self.number, scopes, signature: String::new() }
     }
 }
 
@@ -59,7 +59,8 @@ async fn change(
         if !change(&mut kept.kills)? {
             return Ok(false);
         }
-        kept.number = kept.number.saturating_add(1);
+        // A store that was put back to an earlier time must not use a number again: sidecars would take no notice.
+        kept.number = u64::try_from(now.0).unwrap_or(0).max(kept.number.saturating_add(1));
         let value = serde_json::to_vec(&kept).map_err(|error| Failure::Invalid(error.to_string()))?;
         let expect = revision.map_or(Expect::Absent, Expect::Revision);
         match store.documents.put(now, &own_key("kills")?, value.into(), expect, None).await {

@@ -7,15 +7,19 @@
 
 pub mod api;
 pub mod app;
+mod approvals;
 pub mod daemon;
 pub mod desired;
 mod error;
 mod feed;
 mod keys;
 mod kills;
+mod known;
 mod limits;
 mod openapi;
+mod operator;
 mod page;
+mod records;
 mod registry;
 mod serve;
 mod sessions;

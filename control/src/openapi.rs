@@ -43,7 +43,9 @@ pub(crate) fn route(method: Method, path: &'static str, part: &'static str, text
 }
 
 fn form<T: JsonSchema + DeserializeOwned>(example: Value) -> Form {
-    let check = |example: &Value| serde_json::from_str::<T>(&example.to_string()).map(drop).map_err(|error| error.to_string());
+    let check = |example: &Value| {
+        serde_json::from_str::<T>(&example.to_string()).map(drop).map_err(|error| error.to_string())
+    };
     Form { kind: "application/json", schema: Some(SchemaGenerator::subschema_for::<T>), example, check }
 }
 
@@ -61,6 +63,13 @@ impl Described {
     /// What is answered, with an example. Nothing (204) when this is not said.
     pub(crate) fn answer<T: JsonSchema + DeserializeOwned>(self, example: Value) -> Self {
         Self { answer: Some(form::<T>(example)), ..self }
+    }
+
+    /// Its body is lines of JSON.
+    pub(crate) fn lines(self) -> Self {
+        let body =
+            Form { kind: "application/x-ndjson", schema: None, example: "{…}\n".into(), check: |_| Ok(()) };
+        Self { body: Some(body), ..self }
     }
 
     /// What is answered when it is no JSON.
@@ -85,7 +94,7 @@ impl Described {
         if let Some(body) = &self.body {
             operation["requestBody"] = json!({ "required": true, "content": body.content(schemas) });
         }
-        if matches!(access, Access::Open | Access::Token) {
+        if matches!(access, Access::Open | Access::Token | Access::Signature) {
             operation["security"] = json!([]);
         }
         operation
@@ -149,6 +158,8 @@ const fn told(access: Access) -> &'static str {
     match access {
         Access::Open => "Open to everybody.",
         Access::Token => "Open to whoever has the secret that the body brings.",
+        Access::Signature => "For whoever signs the body with the secret of a webhook.",
+        Access::Voters => "For keys of operators and approvers.",
         Access::Sidecars => "For keys of sidecars.",
         Access::People => "For keys of operators, approvers and viewers.",
         Access::Overseers => "For keys of operators, approvers and viewers of all tenants.",

@@ -4,13 +4,14 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 use sideguard_store::Store;
-use sideguard_store::documents::Expect;
+use sideguard_store::documents::{Edit, Expect};
 use sideguard_store::key::{Key, Prefix};
 use sideguard_types::control::{Page, Report, Sidecar, Standing};
 use sideguard_types::time::Timestamp;
 
 use crate::error::Failure;
-use crate::keys::{OWN, Principal, own_key};
+use crate::keys::{self, OWN, Principal, own_key};
+use crate::records;
 
 /// After this long without a word a sidecar counts as lost.
 const LOST: Duration = Duration::from_secs(20);
@@ -21,9 +22,13 @@ const PAGE: usize = 500;
 
 #[derive(Debug, Serialize, Deserialize)]
 struct Kept {
-    tenant: String,
     seen: Timestamp,
     report: Report,
+}
+
+/// Names one tenant's sidecar: an id is the sidecar's own word, and must not reach another tenant's.
+fn place(tenant: &str, id: &str) -> Result<Key, Failure> {
+    own_key(&format!("sidecars/{tenant}/{id}"))
 }
 
 /// Takes in what a sidecar tells.
@@ -33,16 +38,29 @@ pub(crate) async fn heard(
     from: &Principal,
     report: Report,
 ) -> Result<(), Failure> {
-    let tenant = from.tenant.clone().unwrap_or_else(|| "default".to_owned());
-    // Below the tenant: a sidecar that calls itself as another tenant's does is another one.
-    let at = own_key(&format!("sidecars/{tenant}/{}", from.name))?;
-    let kept = Kept { tenant, seen: now, report };
+    let at = place(from.sidecars_tenant(), &from.name)?;
+    let kept = Kept { seen: now, report };
     let value = serde_json::to_vec(&kept).map_err(|error| Failure::Invalid(error.to_string()))?;
     store.documents.put(now, &at, value.into(), Expect::Any, Some(now.plus(FORGOTTEN))).await?;
     Ok(())
 }
 
-/// The sidecars that a principal may see, of one tenant or of all, some of them. `after` is a page's `next`.
+/// Forgets a sidecar that has ended for good, and its key when it brings it.
+pub(crate) async fn left(
+    store: &Store,
+    now: Timestamp,
+    from: &Principal,
+    key: Option<&str>,
+) -> Result<(), Failure> {
+    let mut edits = vec![Edit::delete(place(from.sidecars_tenant(), &from.name)?, Expect::Any)];
+    if let Some(key) = key {
+        edits.push(Edit::delete(own_key(&format!("keys/{}", keys::hash(key)))?, Expect::Any));
+    }
+    store.documents.put_all(now, edits).await?;
+    Ok(())
+}
+
+/// The sidecars that a principal may see, some of them.
 pub(crate) async fn list(
     store: &Store,
     now: Timestamp,
@@ -53,47 +71,41 @@ pub(crate) async fn list(
     limit: usize,
 ) -> Result<Page<Sidecar>, Failure> {
     let invalid = |error: sideguard_store::key::KeyError| Failure::Invalid(error.to_string());
-    let Some(tenant) = within(who, tenant) else { return Ok(Page { items: Vec::new(), next: None }) };
-    let scope = match tenant {
-        Some(tenant) => Prefix::new(OWN, &format!("sidecars/{tenant}")),
-        None => Prefix::new(OWN, "sidecars"),
+    let tenant = match (who.tenant.as_deref(), tenant) {
+        (Some(own), Some(asked)) if own != asked => return Ok(Page { items: Vec::new(), next: None }),
+        (own, asked) => own.or(asked),
     };
-    let scope = scope.map_err(invalid)?.into();
-    let after = after.map(|place| own_key(&format!("sidecars/{place}"))).transpose()?;
+    let scope = tenant.map_or_else(|| "sidecars".to_owned(), |tenant| format!("sidecars/{tenant}"));
+    let after = after.map(|after| own_key(&format!("sidecars/{after}"))).transpose()?;
+    let scope = Prefix::new(OWN, &scope).map_err(invalid)?.into();
     let page = store.documents.list(now, &scope, after.as_ref(), limit.min(PAGE)).await?;
+    let mut records = records::standings(store, now, who).await?;
     let mut items = Vec::new();
     for document in &page.documents {
-        let kept: Kept =
-            serde_json::from_slice(&document.value).map_err(|_| Failure::Broken(document.key.to_string()))?;
-        let Kept { tenant, seen, report } = kept;
+        let broken = || Failure::Broken(document.key.to_string());
+        let Kept { seen, report } = serde_json::from_slice(&document.value).map_err(|_| broken())?;
+        let (tenant, id) = name(&document.key).split_once('/').ok_or_else(broken)?;
         let standing = standing(&report, seen, now, head);
-        let id = place(&document.key).trim_start_matches(&format!("{tenant}/")).to_owned();
-        items.push(Sidecar { id, tenant, standing, seen, report });
+        let (tenant, id) = (tenant.to_owned(), id.to_owned());
+        let record = records.remove(&(tenant.clone(), id.clone()));
+        items.push(Sidecar { id, tenant, standing, seen, record, report });
     }
-    Ok(Page { items, next: page.next.as_ref().map(place) })
+    Ok(Page { items, next: page.next.as_ref().map(|key| name(key).to_owned()) })
 }
 
-/// The tenant that a listing is about: that of the key, or the one asked for, or all. None when the key does not reach the
-/// one asked for.
-fn within<'a>(who: &'a Principal, asked: Option<&'a str>) -> Option<Option<&'a str>> {
-    match (who.tenant.as_deref(), asked) {
-        (Some(own), Some(asked)) if own != asked => None,
-        (own, asked) => Some(own.or(asked)),
-    }
-}
-
-/// Tenant and id, as they stand in a key.
-fn place(key: &Key) -> String {
-    key.path().trim_start_matches("sidecars/").to_owned()
+/// `TENANT/ID`.
+fn name(key: &Key) -> &str {
+    key.path().trim_start_matches("sidecars/")
 }
 
 fn standing(report: &Report, seen: Timestamp, now: Timestamp, head: u64) -> Standing {
     if now.since(seen) > LOST {
         Standing::Lost
+    } else if report.refused.as_ref().is_some_and(|refused| refused.generation == head) {
+        // Also when the store was put back to an older one, or to another one of the same number.
+        Standing::Refused
     } else if report.generation == head {
         Standing::Current
-    } else if report.refused.as_ref().is_some_and(|refused| refused.generation > report.generation) {
-        Standing::Refused
     } else {
         Standing::Stale
     }

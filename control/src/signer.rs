@@ -1,10 +1,11 @@
-//! The key that generations are signed with: made once, kept in the store, so that every replica signs alike.
+//! The key that generations and proofs are signed with: made once, kept in the store, so that every replica signs alike.
 
 use ed25519_dalek::{Signer as _, SigningKey};
 use sideguard_runtime::secret::Secret;
 use sideguard_store::documents::Expect;
 use sideguard_store::{Store, StoreError};
-use sideguard_types::control::Signed;
+use sideguard_types::control::feed::Beat;
+use sideguard_types::control::{Kills, Signed};
 use sideguard_types::time::Timestamp;
 
 use crate::error::Failure;
@@ -36,10 +37,27 @@ impl Signer {
         hex(self.0.expose().verifying_key().as_bytes())
     }
 
+    /// Its signature over a message, in hex.
+    pub(crate) fn attest(&self, message: &[u8]) -> String {
+        hex(&self.0.expose().sign(message).to_bytes())
+    }
+
     /// Signs a generation.
     pub(crate) fn sign(&self, mut signed: Signed) -> Signed {
-        signed.signature = hex(&self.0.expose().sign(&signed.message()).to_bytes());
+        signed.signature = self.attest(&signed.message());
         signed
+    }
+
+    /// Signs kill switches.
+    pub(crate) fn kills(&self, mut kills: Kills) -> Kills {
+        kills.signature = self.attest(&kills.message());
+        kills
+    }
+
+    /// Signs what is in force.
+    pub(crate) fn beat(&self, mut beat: Beat) -> Beat {
+        beat.signature = self.attest(&beat.message());
+        beat
     }
 }
 

@@ -39,6 +39,7 @@ use crate::prices::Prices;
 use crate::rates::Rates;
 use crate::resolve::Resolver;
 use crate::sessions::{McpSessions, Runaways};
+use crate::ship;
 use crate::upstreams;
 use crate::velocity::Counters;
 
@@ -114,6 +115,8 @@ pub struct Sidecar {
     doors: Vec<Arc<Caller>>,
     pub(crate) nameserver: NameServer,
     pub(crate) policy: ArcSwap<Policy>,
+    /// Held while a policy is made and put in force.
+    swapping: Mutex<()>,
     pub(crate) ledger: Mutex<Ledger>,
     /// Told whenever a call has given back what it held.
     pub(crate) settled: Notify,
@@ -186,10 +189,18 @@ impl Sidecar {
         *self.killed.borrow()
     }
 
-    /// Waits until the kill file is there.
-    pub(crate) async fn until_killed(&self) {
+    /// Waits until the kill file is there, or the kill switch of a scope that the caller is in is on.
+    pub(crate) async fn until_killed(&self, caller: Option<&Caller>) {
+        let mut file = self.killed.subscribe();
         // It ends with the sidecar, which outlives whoever waits.
-        let _ = self.killed.subscribe().wait_for(|killed| *killed).await;
+        let file = file.wait_for(|killed| *killed);
+        match self.fleet.as_ref().zip(caller) {
+            Some((fleet, caller)) => tokio::select! {
+                _ = file => {}
+                () = fleet.until_stopped(caller) => {}
+            },
+            None => drop(file.await),
+        }
     }
 
     /// Whether TLS to a host is opened.
@@ -217,7 +228,18 @@ impl Sidecar {
     /// # Errors
     /// Why the new set cannot be used.
     pub fn reload(&self) -> Result<String, PolicyError> {
-        let built = self.build();
+        self.swap(None)
+    }
+
+    /// Puts texts of control's in force, with the policy files as they are. A set that does not compile changes nothing.
+    pub(crate) fn adopt(&self, texts: Arc<Vec<Source>>) -> Result<String, String> {
+        self.swap(Some(texts)).map_err(|error| error.to_string())
+    }
+
+    /// Files and control may bring something new at the same moment: one goes after the other, and sees what it did.
+    fn swap(&self, texts: Option<Arc<Vec<Source>>>) -> Result<String, PolicyError> {
+        let _one_at_a_time = self.swapping.lock();
+        let built = self.build(texts.as_deref().map(Vec::as_slice));
         let policy = match built {
             Ok(policy) => policy,
             Err(error) => {
@@ -227,7 +249,9 @@ impl Sidecar {
             }
         };
         let digest = policy.set.digest().to_string();
+        let adopted = |texts| self.fleet.iter().zip(texts).for_each(|(fleet, texts)| fleet.adopted(texts));
         if *digest == **self.policy.load().set.digest() {
+            adopted(texts);
             return Ok(digest);
         }
         let ledger =
@@ -239,6 +263,7 @@ impl Sidecar {
         }
         let rules = policy.set.rule_count();
         self.policy.store(Arc::new(policy));
+        adopted(texts);
         self.metrics.reloaded("accepted");
         let mut record = Record::new(Phase::Control, clock::now());
         record.code = Some("policy_changed".to_owned());
@@ -248,10 +273,13 @@ impl Sidecar {
         Ok(digest)
     }
 
-    fn build(&self) -> Result<Policy, PolicyError> {
+    fn build(&self, texts: Option<&[Source]>) -> Result<Policy, PolicyError> {
         let mut sources = feed::read(&self.config.policies)?;
         sources.extend(self.given.iter().cloned());
-        sources.extend(self.fleet.iter().flat_map(Fleet::sources));
+        match texts {
+            Some(texts) => sources.extend(texts.iter().cloned()),
+            None => sources.extend(self.fleet.iter().flat_map(Fleet::sources)),
+        }
         feed::build(&sources, &self.config.upstreams, &Process)
     }
 }
@@ -303,6 +331,7 @@ pub async fn start(
         tasks::Owned::new(&tasks::spawn("admin", admin::serve(admin, answer))),
         tasks::Owned::new(&tasks::spawn("look", look(Arc::clone(&sidecar)))),
         tasks::Owned::new(&tasks::spawn("fleet", fleet::belong(Arc::clone(&sidecar)))),
+        tasks::Owned::new(&tasks::spawn("ship", ship::ship(Arc::clone(&sidecar), state.join("spool")))),
     ];
     for socket in opened.dns_udp {
         let serve = nameserver::serve_udp(socket, Arc::clone(&sidecar));
@@ -397,6 +426,7 @@ fn assemble(
             .collect(),
         nameserver: NameServer::default(),
         policy: ArcSwap::from_pointee(policy),
+        swapping: Mutex::new(()),
         ledger: Mutex::new(files.ledger),
         settled: Notify::new(),
         log: files.log,
@@ -461,8 +491,9 @@ async fn look(sidecar: Arc<Sidecar>) {
         let now = feed::stamp(&sidecar.config.policies);
         if now != stamp {
             stamp = now;
-            // A refused set is logged and counted there.
-            let _ = sidecar.reload();
+            // A refused set is logged and counted there. It takes a while, and control's may be in the making.
+            let own = Arc::clone(&sidecar);
+            let _ = tokio::task::spawn_blocking(move || own.reload()).await;
         }
     }
 }
@@ -505,6 +536,17 @@ impl Running {
         &self.sidecar
     }
 
+    /// Waits until a sidecar of a fleet has a policy to judge by; others have one from the start.
+    ///
+    /// # Errors
+    /// Why there is none after `most`.
+    pub async fn governed(&self, most: Duration) -> Result<(), String> {
+        match &self.sidecar.fleet {
+            Some(fleet) => fleet.governed(most).await,
+            None => Ok(()),
+        }
+    }
+
     /// Waits until somebody asks it to drain (`POST /drain`).
     pub async fn drain_asked(&self) {
         self.sidecar.drain.wait_begin().await;
@@ -512,6 +554,15 @@ impl Running {
 
     /// Stops: takes no new connections, lets calls under way end until `deadline` or until `hurry`, closes the record.
     pub async fn stop(self, deadline: Duration, hurry: impl Future<Output = ()>) {
+        self.end(deadline, hurry, false).await;
+    }
+
+    /// As [`stop`](Self::stop), for a sidecar whose state nobody will start again: its key ends as well.
+    pub async fn stop_for_good(self, deadline: Duration, hurry: impl Future<Output = ()>) {
+        self.end(deadline, hurry, true).await;
+    }
+
+    async fn end(self, deadline: Duration, hurry: impl Future<Output = ()>, for_good: bool) {
         drop(self.accepting);
         self.sidecar.drain.begin();
         let idle = tokio::select! {
@@ -522,6 +573,7 @@ impl Running {
             tracing::warn!(busy = self.sidecar.drain.count(), "calls were still under way at the deadline");
         }
         drop(self.tasks);
+        fleet::leave(&self.sidecar, for_good).await;
         self.sidecar.nameserver.close(&self.sidecar, true);
         let mut record = Record::new(Phase::Control, clock::now());
         record.code = Some("stop".to_owned());

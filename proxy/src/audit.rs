@@ -72,6 +72,7 @@ fn decision(sidecar: &Sidecar, exchange: &Exchange, index: usize, refusal: &Refu
     record.rule = refusal.rule.to_string();
     record.reason.clone_from(&refusal.reason);
     record.status = Some(status);
+    record.approval = refusal.approval.clone().or(record.approval);
     record.latency_us = Some(exchange.since.micros());
     sidecar.note(&record);
 }

@@ -2,6 +2,7 @@
 
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
 use sideguard_dialects::detect::Operation;
@@ -15,6 +16,7 @@ use sideguard_types::call::{Call, Caller, Class, Point};
 use sideguard_types::refusal::Refusal;
 use sideguard_types::time::Timestamp;
 use sideguard_types::units::{MicroUsd, Tokens};
+use sideguard_types::verdict::Verdict;
 
 use crate::feed::Policy;
 use crate::ports::Whose;
@@ -161,6 +163,8 @@ pub(crate) struct Exchange {
     pub(crate) id: String,
     pub(crate) at: Timestamp,
     pub(crate) since: Stopwatch,
+    /// How long of that it has waited for people.
+    pub(crate) waited: Duration,
     pub(crate) method: String,
     pub(crate) session: Option<String>,
     pub(crate) trace_id: Option<String>,
@@ -179,6 +183,8 @@ pub(crate) struct Exchange {
     /// Upper bound of tokens and cost, as the policy sees them.
     pub(crate) tokens: Tokens,
     pub(crate) cost: MicroUsd,
+    /// Id of the approval that it uses, and who gave it.
+    pub(crate) approval: Option<(String, Vec<String>)>,
 }
 
 impl Exchange {
@@ -188,6 +194,7 @@ impl Exchange {
             id: sideguard_runtime::id::new(at),
             at,
             since: Stopwatch::start(),
+            waited: Duration::ZERO,
             method: method.to_owned(),
             session: None,
             trace_id: None,
@@ -202,6 +209,7 @@ impl Exchange {
             items: Vec::new(),
             tokens: Tokens::ZERO,
             cost: MicroUsd::ZERO,
+            approval: None,
         }
     }
 
@@ -237,6 +245,10 @@ impl Exchange {
         record.session.clone_from(&self.session);
         record.trace_id.clone_from(&self.trace_id);
         record.policy_digest = self.policy.set.digest().to_string();
+        if let Some((id, by)) = &self.approval {
+            record.approval = Some(id.clone());
+            record.approved_by.clone_from(by);
+        }
         record.target = Target { method: self.method.clone(), ..Target::default() };
         if let Some(route) = &self.route {
             record.target.host = route.to.authority(route.tls);
@@ -316,6 +328,30 @@ pub(crate) struct ModelFacts {
     pub(crate) no_output: bool,
 }
 
+/// An exchange that policy lets go once people have said yes.
+pub(crate) struct Awaiting {
+    pub(crate) classified: Classified,
+    /// The verdict on its only item.
+    pub(crate) verdict: Verdict,
+}
+
+/// An exchange that people have said yes to: it is to be judged again.
+pub(crate) struct Approved {
+    pub(crate) classified: Classified,
+    pub(crate) ticket: Ticket,
+}
+
+/// A grant at control that is not used up yet.
+#[derive(Debug, Clone)]
+pub(crate) struct Ticket {
+    /// Id of the approval.
+    pub(crate) id: String,
+    /// Hash of the canonical request.
+    pub(crate) hash: String,
+    /// Digest of the policy set that asked.
+    pub(crate) digest: Arc<str>,
+}
+
 /// An exchange that policy lets go, with the grants that say so.
 pub(crate) struct Cleared {
     pub(crate) exchange: Exchange,
@@ -323,6 +359,8 @@ pub(crate) struct Cleared {
     pub(crate) model: Option<ModelFacts>,
     /// One for each item.
     pub(crate) grants: Vec<Grant>,
+    /// What is to be used up before it leaves.
+    pub(crate) ticket: Option<Ticket>,
 }
 
 /// An exchange whose upper bound is held in every budget that it falls under.
@@ -331,6 +369,8 @@ pub(crate) struct Reserved {
     pub(crate) body: Body,
     pub(crate) model: Option<ModelFacts>,
     pub(crate) grants: Vec<Grant>,
+    /// What is to be used up before it leaves.
+    pub(crate) ticket: Option<Ticket>,
     pub(crate) held: crate::reserve::Held,
     /// Output cap to send where it is not the agent's own.
     pub(crate) cap: Option<Tokens>,

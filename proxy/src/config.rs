@@ -89,6 +89,11 @@ pub fn check(spec: &ProxySpec) -> Result<(), ConfigError> {
             }
         }
     }
+    if spec.control.as_ref().is_some_and(|control| control.addresses().is_empty()) {
+        return bad(
+            "`control.url` is missing: write it as `http://127.0.0.1:4760`, several with commas between",
+        );
+    }
     for path in &spec.tls.trust {
         roots::read(path).map_err(ConfigError::Value)?;
     }

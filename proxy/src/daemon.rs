@@ -56,7 +56,10 @@ async fn serve(running: &Running, mut hangups: signal::Hangups, terminated: impl
             () = &mut terminated => return,
             () = running.drain_asked() => return,
             // A refused set is logged and counted there.
-            Some(()) = hangups.recv() => { let _ = running.sidecar().reload(); }
+            Some(()) = hangups.recv() => {
+                let sidecar = Arc::clone(running.sidecar());
+                let _ = tokio::task::spawn_blocking(move || sidecar.reload()).await;
+            }
         }
     }
 }

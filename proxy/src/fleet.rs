@@ -1,42 +1,50 @@
-//! A sidecar that belongs to a fleet: enrols once, waits for what control has to say, puts new generations in force, reports.
+//! A sidecar that belongs to a fleet: enrols once, follows what control has in force, puts new generations in force, reports.
 //!
 //! Control is not in the way of any call. What it said last is kept in the state directory, signature and all, and holds
 //! when it cannot be reached: for reads as long as `control.maxStale`, for writes as long as `control.maxStaleWrites`.
+//!
+//! Control's word is what its key has signed, the one that enrolment told: generations and kill switches, of which only
+//! newer ones are taken, and [`Beat`]s, which answer a nonce. Only a beat that names what this sidecar has counts as having
+//! heard of control: whoever holds the line can neither change policy, nor hold it back unnoticed, nor bring an old one.
 
-use std::fs;
+mod follow;
+mod kept;
+mod link;
+mod taking;
+
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
-use ed25519_dalek::{Signature, Verifier, VerifyingKey};
 use parking_lot::Mutex;
-use serde::{Deserialize, Serialize};
-use sideguard_client::{Client, ClientError, Identity};
+use sideguard_client::Client;
 use sideguard_policy::source::Source;
-use sideguard_runtime::clock;
+use sideguard_runtime::clock::{self, Stopwatch};
 use sideguard_runtime::secret::Secret;
 use sideguard_types::call::{Caller, Verb};
-use sideguard_types::control::{Enrol, Enrolled, Kills, Refused, Report, Signed};
+use sideguard_types::control::feed::{Beat, Has};
+use sideguard_types::control::{Enrolled, Kills, Lately, Refused, Report, Signed};
 use sideguard_types::refusal::{Code, Refusal};
 use sideguard_types::resource::Control;
 use sideguard_types::time::Timestamp;
-use tokio::sync::Notify;
+use tokio::sync::{Notify, Semaphore, watch};
 
 use crate::app::Sidecar;
+use crate::metrics::Counts;
 
-/// How often a sidecar reports when nothing changes.
-const REPORT: Duration = Duration::from_secs(5);
-/// First pause after control could not be reached; it doubles up to [`LONGEST_PAUSE`].
-const PAUSE: Duration = Duration::from_millis(200);
-const LONGEST_PAUSE: Duration = Duration::from_secs(5);
-/// Name of the file with what enrolment gave.
-const IDENTITY: &str = "control.json";
-/// Name of the file with the last generation.
-const GENERATION: &str = "generation.json";
-/// Name of the file that says when control was heard of last.
-const HEARD: &str = "control.heard";
+pub(crate) use link::{belong, leave};
+
+/// Most calls that wait for an approval at once.
+const HOLDS: usize = 128;
+
+/// Bytes of chance in a nonce.
+const NONCE: usize = 16;
+/// The shortest time that rates are taken over.
+const WINDOW: Duration = Duration::from_secs(4);
+/// How often it is kept when control was heard of.
+const KEEP_HEARD: Duration = Duration::from_secs(1);
 
 /// What a sidecar knows of its fleet.
 #[derive(Debug)]
@@ -47,25 +55,76 @@ pub(crate) struct Fleet {
     /// Texts of the generation in force.
     sources: ArcSwap<Vec<Source>>,
     generation: AtomicU64,
-    refused: Mutex<Option<Refused>>,
-    kills: ArcSwap<Kills>,
-    /// When control was heard of last, in microseconds.
-    heard: AtomicI64,
+    /// When the generation in force came into force at control, in microseconds.
+    since: AtomicI64,
+    refused: Mutex<Option<NotTaken>>,
+    kills: watch::Sender<Kills>,
+    /// When control was heard of last; none in this process's life at first.
+    heard: Mutex<Heard>,
     /// The tenant that it is enrolled for.
     tenant: ArcSwap<String>,
+    recent: Mutex<Recent>,
+    /// Why control is out of reach, while it is.
+    trouble: Mutex<Option<String>>,
     /// Told when there is something to report.
     changed: Notify,
+    /// The way to control, once this sidecar is enrolled.
+    link: watch::Sender<Option<Arc<Link>>>,
+    /// Places for calls that wait for an approval.
+    pub(crate) holds: Semaphore,
 }
 
-/// Why a generation is not taken.
-#[derive(Debug, thiserror::Error)]
-enum Unfit {
-    #[error("its signature is not control's")]
-    Signature,
-    #[error("it is generation {got}, and {have} is in force already: generations only go up")]
-    Older { got: u64, have: u64 },
-    #[error("{0}")]
-    Policy(String),
+/// How control is asked in the name of this sidecar.
+#[derive(Debug)]
+pub(crate) struct Link {
+    pub(crate) client: Client,
+    /// What nobody else knows, for hashes of what must not be guessed.
+    pub(crate) secret: Secret<[u8; 32]>,
+}
+
+/// A generation that was not taken.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct NotTaken {
+    told: Refused,
+    /// Whether it was control's at all.
+    signed: bool,
+}
+
+/// What was counted a few seconds ago.
+#[derive(Debug, Default)]
+struct Recent {
+    begun: Option<(Stopwatch, Counts)>,
+    last: Lately,
+}
+
+impl Recent {
+    /// What came to the counts of a few seconds ago.
+    fn see(&mut self, now: &Counts) -> Lately {
+        match &self.begun {
+            Some((since, before)) if since.elapsed() >= WINDOW => {
+                self.last = Lately {
+                    millis: since.micros() / 1_000,
+                    calls: now.calls.saturating_sub(before.calls),
+                    denied: now.denied.saturating_sub(before.denied),
+                    tokens: now.tokens.saturating_sub(before.tokens),
+                };
+                self.begun = Some((Stopwatch::start(), *now));
+            }
+            Some(_) => {}
+            None => self.begun = Some((Stopwatch::start(), *now)),
+        }
+        self.last
+    }
+}
+
+/// When control was heard of.
+#[derive(Debug)]
+struct Heard {
+    /// By the system's clock, from before this process began.
+    before: Timestamp,
+    /// By a stop-watch, which no change of the clock disturbs.
+    since: Option<Stopwatch>,
+    kept: Option<Stopwatch>,
 }
 
 impl Fleet {
@@ -75,28 +134,54 @@ impl Fleet {
     /// When a file of the state directory cannot be read, or holds something else.
     pub(crate) fn open(rules: Control, state: &Path, sidecar: String) -> Result<Self, String> {
         let fleet = Self {
-            rules,
+            rules: Control { url: rules.addresses(), urls: Vec::new(), ..rules },
             state: state.to_owned(),
             sidecar,
             sources: ArcSwap::default(),
             generation: AtomicU64::new(0),
+            since: AtomicI64::new(0),
             refused: Mutex::new(None),
-            kills: ArcSwap::default(),
-            heard: AtomicI64::new(0),
+            kills: watch::Sender::default(),
+            heard: Mutex::new(Heard { before: Timestamp(0), since: None, kept: None }),
             tenant: ArcSwap::default(),
+            recent: Mutex::default(),
+            trouble: Mutex::new(None),
             changed: Notify::new(),
+            link: watch::Sender::new(None),
+            holds: Semaphore::new(HOLDS),
         };
-        let (identity, last) = (fleet.identity()?, read::<Signed>(&state.join(GENERATION))?);
-        if let (Some(identity), Some(last)) = (identity, last) {
-            verify(&identity.signer, &last).map_err(|error| format!("`{GENERATION}`: {error}"))?;
-            fleet.sources.store(Arc::new(sources(&last)));
-            fleet.generation.store(last.number, Ordering::Release);
-            fleet.tenant.store(Arc::new(identity.tenant));
-            // What lies ahead was written before the clock was set back: it says nothing of how long ago that was.
-            let heard = read::<Timestamp>(&state.join(HEARD))?.filter(|heard| *heard <= clock::now());
-            fleet.heard.store(heard.unwrap_or_default().0, Ordering::Release);
+        if let Some(identity) = kept::identity(state)? {
+            fleet.tenant.store(Arc::new(identity.tenant.clone()));
+            if let Some(last) = kept::generation(state, &identity)? {
+                fleet.sources.store(Arc::new(taking::sources(&last)));
+                fleet.in_force(&last);
+            }
+            if let Some(kills) = kept::kills(state, &identity)? {
+                fleet.kills.send_replace(kills);
+            }
+            fleet.heard.lock().before = kept::heard(state)?;
         }
         Ok(fleet)
+    }
+
+    /// The sidecar's id.
+    pub(crate) fn id(&self) -> &str {
+        &self.sidecar
+    }
+
+    /// Control as this sidecar may ask it, as soon as it is enrolled.
+    pub(crate) async fn joined(&self) -> Client {
+        let mut links = self.link.subscribe();
+        let client = links
+            .wait_for(Option::is_some)
+            .await
+            .ok()
+            .and_then(|link| link.as_ref().map(|link| link.client.clone()));
+        match client {
+            Some(client) => client,
+            // It ends with the sidecar, which outlives whoever waits.
+            None => std::future::pending().await,
+        }
     }
 
     /// Texts of the generation in force.
@@ -104,10 +189,15 @@ impl Fleet {
         self.sources.load().to_vec()
     }
 
+    /// Takes over texts that are in force now.
+    pub(crate) fn adopted(&self, texts: Arc<Vec<Source>>) {
+        self.sources.store(texts);
+    }
+
     /// Why calls of an agent may not go on now, if so.
     pub(crate) fn stops(&self, caller: &Caller, verb: Verb) -> Option<Refusal> {
         if let Some(scope) =
-            self.kills.load().scopes.iter().find(|scope| scope.holds(&caller.tenant, &caller.agent))
+            self.kills.borrow().scopes.iter().find(|scope| scope.holds(&caller.tenant, &caller.agent))
         {
             return Some(Refusal::new(
                 Code::Killed,
@@ -134,215 +224,214 @@ impl Fleet {
         })
     }
 
-    fn identity(&self) -> Result<Option<Enrolled>, String> {
-        read(&self.state.join(IDENTITY))
+    /// Waits until the kill switch of a scope that the caller is in is on.
+    pub(crate) async fn until_stopped(&self, caller: &Caller) {
+        let stops =
+            |kills: &Kills| kills.scopes.iter().any(|scope| scope.holds(&caller.tenant, &caller.agent));
+        // It ends with the sidecar, which outlives whoever waits.
+        let _ = self.kills.subscribe().wait_for(stops).await;
+    }
+
+    /// Waits until there is a policy to judge by.
+    ///
+    /// # Errors
+    /// Why there is none after `most`.
+    pub(crate) async fn governed(&self, most: Duration) -> Result<(), String> {
+        const LOOK: Duration = Duration::from_millis(10);
+        let coming = async {
+            while self.generation.load(Ordering::Acquire) == 0 {
+                tokio::time::sleep(LOOK).await;
+            }
+        };
+        tokio::time::timeout(most, coming).await.map_err(|_| {
+            let trouble = self.trouble.lock().clone();
+            trouble.unwrap_or_else(|| "it has no policy: `sideguard apply` one".to_owned())
+        })
+    }
+
+    /// The way to control, as soon as there is one, within so long.
+    pub(crate) async fn link(&self, within: Duration) -> Option<Arc<Link>> {
+        let mut links = self.link.subscribe();
+        let link = links.wait_for(Option::is_some);
+        tokio::time::timeout(within, link).await.ok()?.ok()?.clone()
+    }
+
+    /// Where people see something of control's.
+    pub(crate) fn page(&self, place: &str) -> String {
+        format!(
+            "{}/#/{place}",
+            self.rules.addresses().split(',').next().unwrap_or_default().trim_end_matches('/')
+        )
+    }
+
+    /// What it has, for a question with a fresh nonce.
+    fn has(&self) -> Has {
+        Has {
+            generation: self.generation.load(Ordering::Acquire),
+            kills: self.kills.borrow().number,
+            nonce: sideguard_runtime::id::token(NONCE),
+        }
+    }
+
+    fn in_force(&self, signed: &Signed) {
+        self.since.store(signed.time.0, Ordering::Release);
+        self.generation.store(signed.number, Ordering::Release);
     }
 
     fn silent(&self) -> Duration {
-        clock::now().since(Timestamp(self.heard.load(Ordering::Acquire)))
+        let heard = self.heard.lock();
+        heard.since.map_or_else(|| clock::now().since(heard.before), Stopwatch::elapsed)
     }
 
-    fn alive(&self) {
-        let now = clock::now();
-        self.heard.store(now.0, Ordering::Release);
-        // After a restart without control it counts as silent since the time before.
-        if let Err(error) = keep(&self.state.join(HEARD), &now) {
-            tracing::warn!(%error, "cannot keep when control was heard of");
-        }
-    }
-}
-
-fn read<T: for<'de> Deserialize<'de>>(path: &Path) -> Result<Option<T>, String> {
-    match fs::read(path) {
-        Ok(bytes) => serde_json::from_slice(&bytes)
-            .map(Some)
-            .map_err(|error| format!("`{}`: {error}: remove it to start anew", path.display())),
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
-        Err(error) => Err(format!("`{}`: {error}", path.display())),
-    }
-}
-
-fn keep(path: &Path, what: &impl Serialize) -> Result<(), String> {
-    let bytes = serde_json::to_vec(what).map_err(|error| error.to_string())?;
-    sideguard_runtime::ports::place(path, &bytes, 0o600)
-        .map_err(|error| format!("`{}`: {error}", path.display()))
-}
-
-fn sources(signed: &Signed) -> Vec<Source> {
-    signed.documents.iter().map(|text| Source::new(text.name.clone(), text.text.clone())).collect()
-}
-
-fn verify(signer: &str, signed: &Signed) -> Result<(), Unfit> {
-    let key: [u8; 32] = unhex(signer).ok_or(Unfit::Signature)?;
-    let signature: [u8; 64] = unhex(&signed.signature).ok_or(Unfit::Signature)?;
-    let key = VerifyingKey::from_bytes(&key).map_err(|_| Unfit::Signature)?;
-    let signature = Signature::from_bytes(&signature);
-    key.verify(&signed.message(), &signature).map_err(|_| Unfit::Signature)
-}
-
-fn unhex<const N: usize>(text: &str) -> Option<[u8; N]> {
-    let mut bytes = [0; N];
-    if text.len() != N * 2 || !text.is_ascii() {
-        return None;
-    }
-    for (at, byte) in bytes.iter_mut().enumerate() {
-        *byte = u8::from_str_radix(text.get(at * 2..at * 2 + 2)?, 16).ok()?;
-    }
-    Some(bytes)
-}
-
-/// Belongs to the fleet until the task is dropped.
-pub(crate) async fn belong(sidecar: Arc<Sidecar>) {
-    let Some(fleet) = &sidecar.fleet else { return };
-    let mut pause = PAUSE;
-    loop {
-        match session(&sidecar, fleet).await {
-            Ok(never) => match never {},
-            Err(error) => {
-                tracing::warn!(%error, "control is out of reach");
-                tokio::time::sleep(pause).await;
-                pause = (pause * 2).min(LONGEST_PAUSE);
+    /// Takes in that what this sidecar has was in force when `asked` was started.
+    fn hear(&self, asked: Stopwatch) {
+        let due = {
+            let mut heard = self.heard.lock();
+            if heard.since.is_some_and(|since| since.elapsed() <= asked.elapsed()) {
+                return;
             }
-        }
-        if fleet.silent() < REPORT {
-            pause = PAUSE;
-        }
-    }
-}
-
-/// Nothing: a session ends in an error or not at all.
-enum Never {}
-
-async fn session(sidecar: &Arc<Sidecar>, fleet: &Fleet) -> Result<Never, String> {
-    let told = |error: ClientError| error.to_string();
-    let client = client(&fleet.rules)?;
-    let identity = enrolled(fleet, &client).await?;
-    fleet.tenant.store(Arc::new(identity.tenant.clone()));
-    let client = client.with_key(&Secret::new(identity.key.clone())).map_err(told)?;
-    tokio::try_join!(follow(sidecar, fleet, &client, &identity), tell(sidecar, fleet, &client))
-        .map(|(never, _)| never)
-}
-
-/// A client of control, without a key yet. Its files are read anew each time: certificates are renewed.
-fn client(rules: &Control) -> Result<Client, String> {
-    let read = |file: &Option<PathBuf>| {
-        let read = |file: &PathBuf| fs::read(file).map_err(|error| format!("`{}`: {error}", file.display()));
-        file.as_ref().map(read).transpose()
-    };
-    let own = match (read(&rules.certificate)?, read(&rules.key)?) {
-        (Some(certificate), Some(key)) => Some(Identity { certificate, key: Secret::new(key) }),
-        (None, None) => None,
-        _ => return Err("`control.certificate` and `control.key` go together".to_owned()),
-    };
-    Client::with_identity(&rules.url, None, read(&rules.ca)?.as_deref(), own.as_ref())
-        .map_err(|error| error.to_string())
-}
-
-/// Who this sidecar is, from enrolment or from earlier.
-async fn enrolled(fleet: &Fleet, client: &Client) -> Result<Enrolled, String> {
-    if let Some(known) = fleet.identity()? {
-        return Ok(known);
-    }
-    let token = fleet
-        .rules
-        .token
-        .as_ref()
-        .ok_or("`control.token` is needed to enrol: `sideguard token` makes one")?;
-    let text =
-        fs::read_to_string(&token.file).map_err(|error| format!("`{}`: {error}", token.file.display()))?;
-    let ask = Enrol { token: text.trim().to_owned(), sidecar: fleet.sidecar.clone() };
-    let identity = client.enrol(&ask).await.map_err(|error| format!("enrolment: {error}"))?;
-    keep(&fleet.state.join(IDENTITY), &identity)?;
-    Ok(identity)
-}
-
-/// Waits for what is new.
-async fn follow(
-    sidecar: &Arc<Sidecar>,
-    fleet: &Fleet,
-    client: &Client,
-    identity: &Enrolled,
-) -> Result<Never, String> {
-    loop {
-        let have = fleet.generation.load(Ordering::Acquire);
-        let passed = fleet.refused.lock().as_ref().map_or(have, |refused| refused.generation.max(have));
-        let feed = client.feed(passed, fleet.kills.load().number).await.map_err(|error| error.to_string())?;
-        fleet.alive();
-        if let Some(kills) = feed.kills {
-            tracing::warn!(number = kills.number, stopped = kills.scopes.len(), "kill switches changed");
-            fleet.kills.store(Arc::new(kills));
-            sidecar.told("kills");
-        }
-        if let Some(signed) = feed.generation {
-            let number = signed.number;
-            let taken = take(sidecar, fleet, identity, signed).await;
-            if let Err(error) = taken {
-                tracing::error!(generation = number, %error, "generation refused: the old one stays in force");
-                *fleet.refused.lock() = Some(Refused { generation: number, reason: error.to_string() });
+            heard.since = Some(asked);
+            let due = heard.kept.is_none_or(|kept| kept.elapsed() >= KEEP_HEARD);
+            if due {
+                heard.kept = Some(Stopwatch::start());
             }
-            fleet.changed.notify_one();
+            due
+        };
+        // After a restart without control it counts as silent since then.
+        if due {
+            kept::keep_heard(&self.state, asked.elapsed());
         }
     }
-}
 
-/// Puts a generation in force.
-async fn take(
-    sidecar: &Arc<Sidecar>,
-    fleet: &Fleet,
-    identity: &Enrolled,
-    signed: Signed,
-) -> Result<(), Unfit> {
-    if signed.tenant != identity.tenant {
-        return Err(Unfit::Signature);
-    }
-    verify(&identity.signer, &signed)?;
-    let have = fleet.generation.load(Ordering::Acquire);
-    if signed.number <= have {
-        return Err(Unfit::Older { got: signed.number, have });
-    }
-    let before = fleet.sources.swap(Arc::new(sources(&signed)));
-    let own = Arc::clone(sidecar);
-    // Thousands of rules take a while to compile: not on a thread that serves calls.
-    let built = tokio::task::spawn_blocking(move || own.reload()).await;
-    let built =
-        built.map_err(|error| error.to_string()).and_then(|built| built.map_err(|error| error.to_string()));
-    if let Err(error) = built {
-        fleet.sources.store(before);
-        return Err(Unfit::Policy(error));
-    }
-    fleet.generation.store(signed.number, Ordering::Release);
-    *fleet.refused.lock() = None;
-    // In force it is; after a restart without control the one before would be.
-    if let Err(error) = keep(&fleet.state.join(GENERATION), &signed) {
-        tracing::error!(%error, "the generation cannot be kept");
-    }
-    Ok(())
-}
-
-/// Tells control how this sidecar stands.
-async fn tell(sidecar: &Arc<Sidecar>, fleet: &Fleet, client: &Client) -> Result<Never, String> {
-    loop {
-        let report = report(sidecar, fleet);
-        client.report(&report).await.map_err(|error| error.to_string())?;
-        fleet.alive();
-        tokio::select! {
-            () = fleet.changed.notified() => {}
-            () = tokio::time::sleep(REPORT) => {}
+    /// Checks a beat that answers a question. `asked` is when its making can have begun at the earliest.
+    fn beat(&self, identity: &Enrolled, beat: &Beat, nonce: &str, asked: Stopwatch) {
+        if beat.tenant != identity.tenant || beat.nonce != nonce || !taking::is_signed(identity, beat) {
+            tracing::error!(
+                "an answer of control is not signed by it, or is one to another question: it is ignored"
+            );
+            return;
+        }
+        let have = self.generation.load(Ordering::Acquire);
+        let same =
+            beat.generation == have && (have == 0 || beat.since.0 == self.since.load(Ordering::Acquire));
+        let mut refused = self.refused.lock();
+        if !same && beat.generation == have && refused.is_none() {
+            let reason = format!(
+                "control has another generation {have} than the one in force: was its store put back?"
+            );
+            tracing::error!(reason, "generation refused: the old one stays in force");
+            *refused = Some(NotTaken { told: Refused { generation: have, reason }, signed: true });
+            self.changed.notify_one();
+        }
+        let passed = |refused: &NotTaken| refused.signed && refused.told.generation == beat.generation;
+        let known = same || refused.as_ref().is_some_and(passed);
+        drop(refused);
+        // What it has of kill switches may be newer than what a store has that was put back.
+        if known && beat.kills <= self.kills.borrow().number {
+            self.hear(asked);
         }
     }
 }
 
 fn report(sidecar: &Sidecar, fleet: &Fleet) -> Report {
-    let (calls, denied) = sidecar.metrics.counts();
+    let counts = sidecar.metrics.counts();
+    let lately = fleet.recent.lock().see(&counts);
     Report {
         agents: sidecar.agents().iter().map(|agent| agent.agent.clone()).collect(),
         version: env!("CARGO_PKG_VERSION").to_owned(),
         generation: fleet.generation.load(Ordering::Acquire),
         digest: sidecar.policy.load().set.digest().to_string(),
-        refused: fleet.refused.lock().clone(),
-        ready: sidecar.log.healthy(),
-        calls,
-        denied,
+        refused: fleet.refused.lock().as_ref().map(|refused| refused.told.clone()),
+        ready: sidecar.log.healthy() && !sidecar.killed(),
+        calls: counts.calls,
+        denied: counts.denied,
+        tokens: counts.tokens,
+        cost: counts.cost,
+        lately,
         breakers: sidecar.unhealthy_breakers(),
+        nonce: sideguard_runtime::id::token(NONCE),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use ed25519_dalek::{Signer, SigningKey};
+    use sideguard_runtime::clock::Stopwatch;
+    use sideguard_types::control::feed::Beat;
+    use sideguard_types::control::{Enrolled, Signed};
+    use sideguard_types::resource::Control;
+    use sideguard_types::time::Timestamp;
+
+    use super::Fleet;
+
+    const OLD: Duration = Duration::from_secs(1_000);
+
+    fn hex(bytes: &[u8]) -> String {
+        bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+    }
+
+    fn enrolled(key: &SigningKey) -> Enrolled {
+        let signer = hex(key.verifying_key().as_bytes());
+        Enrolled { key: String::new(), tenant: "acme".to_owned(), agent: None, signer }
+    }
+
+    fn signed(key: &SigningKey, beat: Beat) -> Beat {
+        let signature = hex(&key.sign(&beat.message()).to_bytes());
+        Beat { signature, ..beat }
+    }
+
+    #[test]
+    fn only_controls_own_word_on_what_is_here_counts_as_fresh() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let (own, other) = (SigningKey::from_bytes(&[1; 32]), SigningKey::from_bytes(&[2; 32]));
+        let good = Beat {
+            tenant: "acme".to_owned(),
+            generation: 7,
+            since: Timestamp(70),
+            kills: 0,
+            nonce: "n".to_owned(),
+            time: Timestamp(80),
+            signature: String::new(),
+        };
+        let heard = |key: &SigningKey, beat: Beat, nonce: &str| {
+            let rules = Control::new("http://control".to_owned(), None);
+            let fleet = Fleet::open(rules, dir.path(), "sc".to_owned()).expect("a fleet");
+            fleet.in_force(&Signed {
+                tenant: "acme".to_owned(),
+                number: 7,
+                time: Timestamp(70),
+                documents: Vec::new(),
+                signature: String::new(),
+            });
+            fleet.beat(&enrolled(&own), &signed(key, beat), nonce, Stopwatch::start());
+            (fleet.silent() < OLD, fleet.refused.lock().is_some())
+        };
+        assert_eq!(heard(&own, good.clone(), "n"), (true, false));
+        assert_eq!(heard(&other, good.clone(), "n"), (false, false), "another's word");
+        assert_eq!(heard(&own, good.clone(), "m"), (false, false), "an answer to an earlier question");
+        let elsewhere = Beat { tenant: "umbrella".to_owned(), ..good.clone() };
+        assert_eq!(heard(&own, elsewhere, "n"), (false, false), "another tenant's");
+        let newer = Beat { generation: 8, ..good.clone() };
+        assert_eq!(heard(&own, newer, "n"), (false, false), "a generation is held back");
+        let stopped = Beat { kills: 9, ..good.clone() };
+        assert_eq!(heard(&own, stopped, "n"), (false, false), "a kill switch is held back");
+        let forked = Beat { since: Timestamp(71), ..good };
+        assert_eq!(heard(&own, forked, "n"), (true, true), "another generation of the same number");
+    }
+
+    #[test]
+    fn what_was_heard_only_gets_younger() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let rules = Control::new("http://control".to_owned(), None);
+        let fleet = Fleet::open(rules, dir.path(), "sc".to_owned()).expect("a fleet");
+        let early = Stopwatch::start();
+        std::thread::sleep(Duration::from_millis(5));
+        let late = Stopwatch::start();
+        fleet.hear(late);
+        fleet.hear(early);
+        assert!(fleet.silent() <= late.elapsed());
+        assert!(early.later(OLD).elapsed() < OLD, "not after now");
     }
 }

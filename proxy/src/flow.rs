@@ -1,5 +1,6 @@
 //! The one way of a call: accept → identify → classify → decide → reserve → record → forward → observe. Each stage
-//! takes by value what the one before it made, so that none can be left out.
+//! takes by value what the one before it made, so that none can be left out. A call that people have to say yes to waits
+//! after decide, is decided on again, and uses its approval up once everything else is in place for it to leave.
 
 use std::sync::Arc;
 
@@ -7,10 +8,11 @@ use sideguard_types::refusal::{Code, Refusal};
 
 use crate::app::Sidecar;
 use crate::call::{Arrival, Exchange};
+use crate::decide::Withheld;
 use crate::engine::Down;
 use crate::forward::Unsent;
 use crate::observe::End;
-use crate::{accept, audit, classify, decide, forward, identify, observe, reserve, respond};
+use crate::{accept, approve, audit, classify, decide, forward, identify, observe, reserve, respond};
 
 /// Serves one exchange. Returns the agent's side when its connection may go on.
 pub(crate) async fn serve(sidecar: &Arc<Sidecar>, arrival: &Arrival, mut down: Down) -> Option<Down> {
@@ -31,9 +33,17 @@ async fn pass(sidecar: &Arc<Sidecar>, arrival: &Arrival, down: &mut Down) -> Res
     let accepted = accept::accept(sidecar, arrival, down).await?;
     let identified = identify::identify(sidecar, &arrival.whose, accepted)?;
     let classified = classify::classify(sidecar, identified, &down.head().headers)?;
-    let cleared = decide::decide(sidecar, classified)?;
+    let cleared = match decide::decide(sidecar, classified) {
+        Ok(cleared) => cleared,
+        Err(Withheld::Refused(refused)) => return Err(refused.into()),
+        Err(Withheld::Awaiting(awaiting)) => {
+            let approved = Box::pin(approve::approve(sidecar, *awaiting, down)).await?;
+            decide::decide_approved(sidecar, approved)?
+        }
+    };
     let reserved = reserve::reserve(sidecar, cleared).await?;
-    let recorded = audit::intent(sidecar, reserved).await?;
+    let redeemed = approve::redeem(sidecar, reserved).await?;
+    let recorded = audit::intent(sidecar, redeemed).await?;
     let sent = forward::forward(sidecar, recorded, down).await?;
     observe::observe(sidecar, sent, down).await
 }

@@ -9,10 +9,12 @@ use http::{HeaderName, HeaderValue, Method, header};
 use sideguard_dialects::detect::Operation;
 use sideguard_dialects::edit::{self, Edit};
 use sideguard_dialects::request::{self, CapName, Change, Request};
+use sideguard_policy::Grant;
 use sideguard_policy::redact::Found;
 use sideguard_types::audit::Phase;
 use sideguard_types::refusal::{Code, Refusal};
 use sideguard_types::resource::StreamUsage;
+use sideguard_types::verdict::Decision;
 
 use crate::app::Sidecar;
 use crate::breaker::Event;
@@ -53,7 +55,7 @@ pub(crate) struct AnswerLimits {
 impl AnswerLimits {
     /// What is left of the time for the answer.
     pub(crate) fn left(&self, exchange: &Exchange) -> Option<Duration> {
-        self.time.map(|time| time.saturating_sub(exchange.since.elapsed()))
+        self.time.map(|time| time.saturating_add(exchange.waited).saturating_sub(exchange.since.elapsed()))
     }
 }
 
@@ -117,12 +119,17 @@ pub(crate) async fn forward<'s>(
     };
     let first = grants.first();
     let decision =
-        first.map_or(("allow", "default".into()), |grant| (grant.decision.as_str(), grant.rule.clone()));
+        first.map_or(("allow", "default".into()), |grant| (carried_out(grant), grant.rule.clone()));
     let warning = first
         .and_then(|grant| grant.would.as_ref())
         .filter(|would| would.mode == sideguard_types::verdict::Mode::Warn);
     let warning = warning.map(|would| format!("{} by {}", would.decision.as_str(), would.rule));
     Ok(Sent { exchange, held, model, judged: body.decoded, limits, up, head, breaker, decision, warning })
+}
+
+/// What was done, for the reply's header: what people have approved was allowed.
+fn carried_out(grant: &Grant) -> &'static str {
+    if grant.decision == Decision::RequireApproval { "allow" } else { grant.decision.as_str() }
 }
 
 enum Attempt<'s> {

@@ -69,9 +69,23 @@ pub(crate) struct Metrics {
     stripped: Counter,
     connections: Gauge,
     reloads: Family<Named, Counter>,
+    record_refused: Counter,
     providers: Mutex<Vec<String>>,
-    /// Calls and refusals so far.
-    counts: [AtomicU64; 2],
+    /// Calls, refusals, tokens and micro-dollars so far.
+    counts: [AtomicU64; 4],
+}
+
+/// What a sidecar tells of its work, since its start.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Counts {
+    /// Calls that left.
+    pub(crate) calls: u64,
+    /// Refusals.
+    pub(crate) denied: u64,
+    /// Tokens that models have read and written.
+    pub(crate) tokens: u64,
+    /// What that has cost, in micro-dollars.
+    pub(crate) cost: u64,
 }
 
 impl Metrics {
@@ -93,6 +107,7 @@ impl Metrics {
             stripped: Counter::default(),
             connections: Gauge::default(),
             reloads: Family::default(),
+            record_refused: Counter::default(),
             providers: Mutex::default(),
             counts: Default::default(),
         };
@@ -116,6 +131,11 @@ impl Metrics {
         registry.register("stripped_headers", "Reserved headers that agents sent", metrics.stripped.clone());
         registry.register("connections", "Connections from agents now", metrics.connections.clone());
         registry.register("policy_reloads", "Policy reloads by result", metrics.reloads.clone());
+        registry.register(
+            "record_refusals",
+            "Batches of the record that control did not take",
+            metrics.record_refused.clone(),
+        );
         metrics
     }
 
@@ -126,7 +146,7 @@ impl Metrics {
 
     /// Counts the judgement that an entry of the record tells.
     pub(crate) fn recorded(&self, record: &Record) {
-        let [calls, denied] = &self.counts;
+        let [calls, denied, ..] = &self.counts;
         match record.phase {
             Phase::Intent => calls.fetch_add(1, Ordering::Relaxed),
             Phase::Decision if record.decision.is_some_and(|decision| decision >= Decision::Throttle) => {
@@ -143,10 +163,10 @@ impl Metrics {
         }
     }
 
-    /// Calls that left and refusals, since the start.
-    pub(crate) fn counts(&self) -> (u64, u64) {
-        let [calls, denied] = &self.counts;
-        (calls.load(Ordering::Relaxed), denied.load(Ordering::Relaxed))
+    /// All counts.
+    pub(crate) fn counts(&self) -> Counts {
+        let [calls, denied, tokens, cost] = self.counts.each_ref().map(|count| count.load(Ordering::Relaxed));
+        Counts { calls, denied, tokens, cost }
     }
 
     pub(crate) fn refused(&self, code: Code) {
@@ -175,6 +195,10 @@ impl Metrics {
         self.reloads.get_or_create(&Named { code }).inc();
     }
 
+    pub(crate) fn record_refused(&self) {
+        self.record_refused.inc();
+    }
+
     pub(crate) fn answered(&self, exchange: &Exchange, status: u16) {
         let status = match status / 100 {
             1 => "1xx",
@@ -189,6 +213,10 @@ impl Metrics {
     }
 
     pub(crate) fn tokens(&self, provider: &str, usage: &Usage, cost: MicroUsd) {
+        let [.., tokens, spent] = &self.counts;
+        let both = [usage.input, usage.output].into_iter().flatten().map(|tokens| tokens.0);
+        tokens.fetch_add(both.sum(), Ordering::Relaxed);
+        spent.fetch_add(cost.0, Ordering::Relaxed);
         let provider = self.label(provider);
         for (kind, tokens) in [("input", usage.input), ("output", usage.output), ("cached", usage.cached)] {
             if let Some(tokens) = tokens {

@@ -30,7 +30,7 @@ const SETTLING: Duration = Duration::from_millis(100);
 
 /// Holds the call's upper bound.
 pub(crate) async fn reserve(sidecar: &Arc<Sidecar>, cleared: Cleared) -> Result<Reserved, Refused> {
-    let Cleared { exchange, body, model, grants } = cleared;
+    let Cleared { exchange, body, model, grants, ticket } = cleared;
     if let Err(refusal) = runaway(sidecar, &exchange) {
         return Err(exchange.refuse(refusal));
     }
@@ -58,7 +58,7 @@ pub(crate) async fn reserve(sidecar: &Arc<Sidecar>, cleared: Cleared) -> Result<
                 return Err(exchange.refuse(refusal));
             }
             let model = model.map(|facts| ModelFacts { cap_sent: cap.is_some(), ..facts });
-            Ok(Reserved { exchange, body, model, grants, held, cap })
+            Ok(Reserved { exchange, body, model, grants, ticket, held, cap })
         }
         Err(out) => {
             let refusal = exhausted(sidecar, &out, exchange.at);

@@ -232,7 +232,7 @@ impl Passage {
         };
         let ended = tokio::select! {
             biased;
-            () = sidecar.until_killed() => {
+            () = sidecar.until_killed(exchange.caller.as_deref()) => {
                 Err((Code::Killed, "all calls are stopped by the kill switch".to_owned()))
             }
             ended = both => ended.map_err(|why| (Code::Unjudgeable, why)),

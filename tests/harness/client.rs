@@ -252,7 +252,29 @@ pub async fn absolute(
     headers: &[(&str, &str)],
     body: impl Into<Bytes>,
 ) -> Reply {
-    let tcp = TcpStream::connect(sidecar.outbound()).await.expect("the outbound port");
+    absolute_at(sidecar.outbound(), method, url, headers, body).await
+}
+
+/// The status of the reply to a request without a body, to a proxy at an address.
+///
+/// # Panics
+/// When there is no reply.
+pub async fn status_at(proxy: SocketAddr, method: &str, url: &str) -> u16 {
+    absolute_at(proxy, method, url, &[], "").await.status
+}
+
+/// As [`absolute`], to a proxy at an address.
+///
+/// # Panics
+/// When there is no reply.
+pub async fn absolute_at(
+    proxy: SocketAddr,
+    method: &str,
+    url: &str,
+    headers: &[(&str, &str)],
+    body: impl Into<Bytes>,
+) -> Reply {
+    let tcp = TcpStream::connect(proxy).await.expect("the outbound port");
     let uri: http::Uri = url.parse().expect("a URL");
     let host = uri.authority().expect("an authority").to_string();
     let mut all = vec![("host", host.as_str())];

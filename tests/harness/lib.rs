@@ -9,6 +9,8 @@ pub mod fake;
 pub mod model;
 pub mod pod;
 pub mod raw;
+pub mod relay;
+pub mod servers;
 pub mod service;
 pub mod setting;
 pub mod sidecar;
@@ -17,8 +19,29 @@ pub mod tls;
 pub use fake::{Fake, Seen};
 pub use pod::Pod;
 pub use raw::RawFake;
-pub use service::Service;
+pub use relay::Relay;
+pub use service::{Backend, Service};
 pub use sidecar::Sidecar;
+
+/// Makes of each `async fn NAME(backend: Backend)` two tests, `embedded::NAME` and `shared::NAME`: the same promise on the
+/// store of one machine and on Redis with NATS.
+#[macro_export]
+macro_rules! on_every_store {
+    ($($case:ident)+) => {
+        mod embedded {
+            $(#[tokio::test]
+            async fn $case() {
+                super::$case(harness::Backend::Embedded).await;
+            })+
+        }
+        mod shared {
+            $(#[tokio::test]
+            async fn $case() {
+                super::$case(harness::Backend::Shared).await;
+            })+
+        }
+    };
+}
 
 /// Waits until something holds, looking every 5 ms.
 ///

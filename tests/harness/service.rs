@@ -12,10 +12,20 @@ use tempfile::TempDir;
 
 use crate::client::{self, Reply};
 use crate::command::{self, Ran};
+use crate::servers::{SERVERS, Servers};
 use crate::sidecar::{Sidecar, binary};
 
 /// Longest time that a service may take to open its port.
 const START: Duration = Duration::from_secs(20);
+
+/// What a service keeps things in.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Backend {
+    /// Its own directory.
+    Embedded,
+    /// Redis and NATS.
+    Shared,
+}
 
 /// A control service that runs.
 pub struct Service {
@@ -31,6 +41,27 @@ impl Service {
     #[must_use]
     pub fn start() -> Self {
         Self::with("")
+    }
+
+    /// Starts one on a store that nobody else uses.
+    #[must_use]
+    pub fn on(backend: Backend) -> Self {
+        match backend {
+            Backend::Embedded => Self::start(),
+            Backend::Shared => Self::with(&shared(&SERVERS)),
+        }
+    }
+
+    /// Starts a further replica on the same store, with a state directory and port of its own. Its own key is an
+    /// operator's as well.
+    ///
+    /// # Panics
+    /// When the store is one machine's.
+    #[must_use]
+    pub fn replica(&self) -> Self {
+        let spec = self.config.clone().unwrap_or_default();
+        assert!(spec.contains("store:"), "the embedded store is for one service");
+        Self::with(&spec)
     }
 
     /// Starts one with this text below `spec:` beside its port.
@@ -220,6 +251,14 @@ impl Drop for Service {
     fn drop(&mut self) {
         self.kill();
     }
+}
+
+/// The text of a `Control` that names servers and a namespace of its own.
+#[must_use]
+pub fn shared(servers: &Servers) -> String {
+    let (redis, nats) = servers.urls();
+    let namespace = format!("test-{}", sideguard_runtime::id::token(6));
+    format!("  store: {{redis: \"{redis}\", nats: \"{nats}\", namespace: {namespace}}}\n")
 }
 
 /// Reads the line that says where it is, and lets the rest of the log pass to the test's own output.

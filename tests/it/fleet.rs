@@ -3,10 +3,21 @@
 
 use std::time::Duration;
 
-use harness::client;
 use harness::sidecar::ALLOW;
-use harness::{Fake, Service, Sidecar};
+use harness::{Backend, Fake, Service, Sidecar};
+use harness::{client, fake, raw};
+use parking_lot::Mutex;
 use sideguard_runtime::clock::Stopwatch;
+use tokio::io::AsyncWriteExt;
+use tokio::net::TcpStream;
+
+harness::on_every_store! {
+    a_sidecar_judges_by_what_is_applied
+    a_generation_that_a_sidecar_cannot_use_is_refused_and_seen
+    a_kill_switch_stops_what_it_names_within_a_second
+    without_control_reads_go_on_and_writes_wait
+    a_generation_put_back_or_signed_by_another_is_refused
+}
 
 const NO_POSTS: &str = "\
 apiVersion: sideguard.dev/v1
@@ -40,9 +51,8 @@ async fn answers(sidecar: &Sidecar, method: &str, to: &Fake, wanted: u16) -> Dur
     }
 }
 
-#[tokio::test]
-async fn a_sidecar_judges_by_what_is_applied() {
-    let (service, tool) = (Service::start(), tool().await);
+async fn a_sidecar_judges_by_what_is_applied(backend: Backend) {
+    let (service, tool) = (Service::on(backend), tool().await);
     let sidecar = service.sidecar("reader", "").await;
     // Nothing is applied yet: nothing leaves.
     assert_eq!(call(&sidecar, "GET", &tool).await, 503);
@@ -56,9 +66,8 @@ async fn a_sidecar_judges_by_what_is_applied() {
     answers(&sidecar, "POST", &tool, 200).await;
 }
 
-#[tokio::test]
-async fn a_generation_that_a_sidecar_cannot_use_is_refused_and_seen() {
-    let (service, tool) = (Service::start(), tool().await);
+async fn a_generation_that_a_sidecar_cannot_use_is_refused_and_seen(backend: Backend) {
+    let (service, tool) = (Service::on(backend), tool().await);
     let sidecar = service.sidecar("reader", "").await;
     service.apply(ALLOW).await;
     answers(&sidecar, "GET", &tool, 200).await;
@@ -75,9 +84,8 @@ async fn a_generation_that_a_sidecar_cannot_use_is_refused_and_seen() {
     service.all_stand(1, "current").await;
 }
 
-#[tokio::test]
-async fn a_kill_switch_stops_what_it_names_within_a_second() {
-    let (service, tool) = (Service::start(), tool().await);
+async fn a_kill_switch_stops_what_it_names_within_a_second(backend: Backend) {
+    let (service, tool) = (Service::on(backend), tool().await);
     service.apply(ALLOW).await;
     let reader = service.sidecar("reader", "").await;
     let writer = service.sidecar("writer", "").await;
@@ -95,9 +103,38 @@ async fn a_kill_switch_stops_what_it_names_within_a_second() {
     assert_eq!(call(&reader, "GET", &tool).await, 403);
 }
 
-#[tokio::test]
-async fn without_control_reads_go_on_and_writes_wait() {
-    let (mut service, tool) = (Service::start(), tool().await);
+#[tokio::test(flavor = "multi_thread")]
+async fn a_kill_switch_ends_open_streams_of_what_it_names() {
+    let service = Service::start();
+    service.apply(ALLOW).await;
+    let mut open = Vec::new();
+    for agent in ["reader", "writer"] {
+        let (sender, body) = fake::parts();
+        let body = Mutex::new(Some(body));
+        let events = Fake::start(None, move |_| {
+            fake::reply("text/event-stream", body.lock().take().unwrap_or_else(|| fake::whole("")))
+        })
+        .await;
+        let sidecar = service.sidecar(agent, "").await;
+        answers(&sidecar, "GET", &tool().await, 200).await;
+        let mut stream = TcpStream::connect(sidecar.outbound()).await.expect("the outbound port");
+        let request = format!("GET {}/ HTTP/1.1\r\nHost: {}\r\n\r\n", events.url(), events.address());
+        stream.write_all(request.as_bytes()).await.expect("a request");
+        sender.send("data: 1\n\n".into()).await.expect("a part");
+        raw::head(&mut stream).await;
+        assert_eq!(raw::chunk(&mut stream).await.as_deref(), Some(&b"data: 1\n\n"[..]));
+        open.push((stream, sender, sidecar, events));
+    }
+    service.out(&["kill", "agent/reader"]).await;
+    raw::closed(&mut open[0].0).await;
+    open[0].2.recorded(|entry| entry["phase"] == "outcome" && entry["code"] == "killed").await;
+    let (stream, sender, ..) = &mut open[1];
+    sender.send("data: 2\n\n".into()).await.expect("a part");
+    assert_eq!(raw::chunk(stream).await.as_deref(), Some(&b"data: 2\n\n"[..]), "the other goes on");
+}
+
+async fn without_control_reads_go_on_and_writes_wait(backend: Backend) {
+    let (mut service, tool) = (Service::on(backend), tool().await);
     service.apply(ALLOW).await;
     let stale = ", maxStale: 1h, maxStaleWrites: 1s";
     let sidecar = service.sidecar_at(service.url(), stale, "reader", "").await;
@@ -115,9 +152,8 @@ async fn without_control_reads_go_on_and_writes_wait() {
     answers(&sidecar, "POST", &tool, 403).await;
 }
 
-#[tokio::test]
-async fn a_generation_put_back_or_signed_by_another_is_refused() {
-    let (service, tool) = (Service::start(), tool().await);
+async fn a_generation_put_back_or_signed_by_another_is_refused(backend: Backend) {
+    let (service, tool) = (Service::on(backend), tool().await);
     service.apply(ALLOW).await;
     service.apply(NO_POSTS).await;
     let mut sidecar = service.sidecar("reader", "").await;

@@ -10,6 +10,7 @@ use serde_json::json;
 use sideguard_client::{Client, ClientError};
 use sideguard_runtime::secret::Secret;
 use sideguard_types::control::Enrol;
+use sideguard_types::control::feed::Has;
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_way_that_does_not_lead_to_control_is_told_with_what_to_do() {
@@ -81,12 +82,12 @@ async fn over_tls_control_must_show_a_certificate_of_the_roots() {
 async fn a_sidecar_enrols_is_fed_and_reports_over_kept_connections() {
     let control = Control::start(None).await;
     let client = Client::new(&control.url(), None, None).expect("a client");
-    let refused = client.feed(0, 0).await;
+    let refused = client.feed(&Has::default()).await;
     assert!(matches!(&refused, Err(ClientError::Refused(problem)) if problem.status == 401), "{refused:?}");
-    let enrol = Enrol { token: "sgt_1".to_owned(), sidecar: "sc-1".to_owned() };
+    let enrol = Enrol { token: "sgt_1".to_owned(), sidecar: "sc-1".to_owned(), key: None };
     let enrolled = client.enrol(&enrol).await.expect("a key");
     let client = client.with_key(&Secret::new(enrolled.key)).expect("a client");
-    let feed = client.feed(0, 0).await.expect("a feed");
+    let feed = client.feed(&Has::default()).await.expect("a feed");
     assert_eq!((feed.generation, feed.kills.map(|kills| kills.number)), (None, Some(0)));
     for _ in 0..20 {
         client.report(&sidecar(&json!({ "id": "sc-1" })).report).await.expect("a report");
@@ -107,7 +108,7 @@ async fn an_endless_answer_is_not_taken() {
     let endless = endless.await;
     let client = Client::new(&endless.url(), None, None).expect("a client");
     let answer = client.kills().await;
-    let long = matches!(&answer, Err(ClientError::Protocol { reason, .. }) if reason.contains("16 MiB"));
+    let long = matches!(&answer, Err(ClientError::Protocol { reason, .. }) if reason.contains("64 MiB"));
     assert!(long, "{answer:?}");
 }
 

@@ -1,4 +1,7 @@
-//! `sideguard audit`: the record, read and verified where it lies.
+//! `sideguard audit`: the record, read and verified where it lies, or asked for at control.
+
+mod central;
+mod proof;
 
 use std::io::Write;
 use std::path::{Path, PathBuf};
@@ -8,6 +11,7 @@ use std::time::Duration;
 use anyhow::{Context, bail};
 use clap::ValueEnum;
 use ed25519_dalek::VerifyingKey;
+use sideguard_client::Client;
 use sideguard_record::read::{self, Entry, Filter};
 use sideguard_record::verify;
 use sideguard_runtime::{clock, environment};
@@ -16,6 +20,8 @@ use sideguard_types::call::Point;
 use sideguard_types::time::{Span, Timestamp};
 use sideguard_types::verdict::Decision;
 
+use crate::remote::{self, Outcome};
+
 /// How often a followed record is looked at.
 const LOOK: Duration = Duration::from_millis(200);
 
@@ -23,7 +29,7 @@ const LOOK: Duration = Duration::from_millis(200);
 #[derive(Debug, clap::Subcommand)]
 pub(crate) enum Verb {
     /// Shows the last entries, and further ones as they are written.
-    #[command(after_help = "Example:\n  sideguard audit tail -n 20")]
+    #[command(after_help = "Examples:\n  sideguard audit tail -n 20\n  sideguard audit tail --fleet")]
     Tail {
         #[command(flatten)]
         place: Place,
@@ -37,8 +43,9 @@ pub(crate) enum Verb {
         #[arg(short, long, value_enum, default_value_t = Output::Table)]
         output: Output,
     },
-    /// Shows the entries that fit.
-    #[command(after_help = "Example:\n  sideguard audit query --decision deny --since 24h -o json")]
+    /// Shows the entries that fit: the oldest first, those of a fleet the newest first.
+    #[command(after_help = "Examples:\n  sideguard audit query --decision deny --since 24h -o json\n  \
+        sideguard audit query --fleet --agent researcher --limit 20")]
     Query {
         #[command(flatten)]
         place: Place,
@@ -48,21 +55,40 @@ pub(crate) enum Verb {
         #[arg(short, long, value_enum, default_value_t = Output::Table)]
         output: Output,
     },
-    /// Checks the chain and the signatures; names the first bad entry and exits 1.
-    #[command(after_help = "Example:\n  sideguard audit verify --key $(cat record.pub)")]
+    /// Checks the chain and the signatures, or a proof; names the first bad entry and exits 1.
+    #[command(after_help = "Examples:\n  sideguard audit verify --key $(cat record.pub)\n  \
+        sideguard audit verify --proof proof.json --control-key HEX")]
     Verify {
-        #[command(flatten)]
-        place: Place,
-        /// Public key in hex that must have signed; the one beside the record when absent.
+        /// State directory, or the directory of one record. All records in it are read, those of single runs too.
+        #[arg(long, value_name = "DIR")]
+        state: Option<PathBuf>,
+        /// Public key in hex that must have signed; the one beside the record, or in the proof, when absent.
         #[arg(long, value_name = "HEX")]
         key: Vec<String>,
+        /// Checks this proof instead of a record; needs nothing else.
+        #[arg(long, value_name = "FILE", conflicts_with = "state")]
+        proof: Option<PathBuf>,
+        /// Public key in hex with which control must have signed the proof; the one in it when absent.
+        #[arg(long, value_name = "HEX", requires = "proof")]
+        control_key: Option<String>,
     },
     /// Writes every entry to standard output, one JSON object a line, byte for byte as it is kept.
-    #[command(after_help = "Example:\n  sideguard audit export > record.ndjson")]
+    #[command(
+        after_help = "Examples:\n  sideguard audit export > record.ndjson\n  sideguard audit export --fleet > fleet.ndjson"
+    )]
     Export {
         #[command(flatten)]
         place: Place,
+        /// Only this sidecar's, of a fleet.
+        #[arg(long, value_name = "ID", requires = "fleets")]
+        sidecar: Option<String>,
     },
+    /// Writes a proof that control has a record, which `verify --proof` checks without it.
+    #[command(
+        after_help = "Examples:\n  sideguard audit prove --call 019ac1b2c3d4e5f6a7b8c9d0 > proof.json\n  \
+        sideguard audit prove --sidecar 019ac1b2c3d4e5f6a7b8c9d0 --position 12 > proof.json"
+    )]
+    Prove(proof::Arguments),
 }
 
 /// Where the record is.
@@ -71,6 +97,18 @@ pub(crate) struct Place {
     /// State directory, or the directory of one record. All records in it are read, those of single runs too.
     #[arg(long, value_name = "DIR")]
     state: Option<PathBuf>,
+    /// Asks control for what all sidecars have shipped, instead of reading a directory.
+    #[arg(long, group = "fleets")]
+    fleet: bool,
+    /// Address of control, with --fleet or in its place; else SIDEGUARD_CONTROL_URL, else the one of this machine.
+    #[arg(long, value_name = "URL", group = "fleets")]
+    control: Option<String>,
+    /// File with the key to ask control by; else SIDEGUARD_KEY or SIDEGUARD_KEY_FILE.
+    #[arg(long, value_name = "FILE", requires = "fleets")]
+    key_file: Option<PathBuf>,
+    /// File with the root certificates to check control by, in PEM; else SIDEGUARD_CA_FILE, else the system's.
+    #[arg(long, value_name = "FILE", requires = "fleets")]
+    ca_file: Option<PathBuf>,
 }
 
 /// Form of output.
@@ -110,6 +148,12 @@ pub(crate) struct FilterFlags {
     /// The point, such as `tool.call`.
     #[arg(long, value_parser = word::<Point>)]
     point: Option<Point>,
+    /// The tenant, of a fleet.
+    #[arg(long, requires = "fleets")]
+    tenant: Option<String>,
+    /// The sidecar's id, of a fleet.
+    #[arg(long, value_name = "ID", requires = "fleets")]
+    sidecar: Option<String>,
     /// At most so many.
     #[arg(long)]
     limit: Option<usize>,
@@ -151,10 +195,23 @@ fn moment(text: &str, now: Timestamp) -> anyhow::Result<Timestamp> {
 /// Runs a verb. Exit code 1 when `verify` finds something wrong, 125 when the record cannot be read.
 pub(crate) fn run(verb: Verb) -> ExitCode {
     let done = match verb {
+        Verb::Tail { place, lines, once, output } if place.is_fleet() => {
+            return crate::in_runtime(|| central::tail(place, lines, once, output));
+        }
+        Verb::Query { place, filter, output } if place.is_fleet() => {
+            return crate::in_runtime(|| central::query(place, *filter, output));
+        }
+        Verb::Export { place, sidecar } if place.is_fleet() => {
+            return crate::in_runtime(|| central::export(place, sidecar));
+        }
+        Verb::Prove(arguments) => return crate::in_runtime(|| proof::prove(arguments)),
+        Verb::Verify { proof: Some(file), key, control_key, .. } => {
+            proof::check(&file, &key, control_key.as_deref())
+        }
         Verb::Tail { place, lines, once, output } => tail(&place, lines, once, output),
         Verb::Query { place, filter, output } => query(&place, *filter, output),
-        Verb::Verify { place, key } => check(&place, &key),
-        Verb::Export { place } => export(&place),
+        Verb::Verify { state, key, .. } => check(&Place::here(state), &key),
+        Verb::Export { place, .. } => export(&place),
     };
     match done {
         Ok(code) => code,
@@ -169,6 +226,20 @@ fn closed(error: &anyhow::Error) -> bool {
 }
 
 impl Place {
+    const fn here(state: Option<PathBuf>) -> Self {
+        Self { state, fleet: false, control: None, key_file: None, ca_file: None }
+    }
+
+    /// Whether control is asked.
+    const fn is_fleet(&self) -> bool {
+        self.fleet || self.control.is_some()
+    }
+
+    /// A client of control.
+    fn client(self) -> Outcome<Client> {
+        remote::Place::new(self.control, self.key_file, self.ca_file, self.state).client()
+    }
+
     /// The directories of all records, oldest run first.
     fn records(&self) -> anyhow::Result<Vec<PathBuf>> {
         let state = self.state.clone().unwrap_or_else(environment::state_directory);

@@ -4,6 +4,7 @@ use std::process::ExitCode;
 
 use sideguard_client::Client;
 use sideguard_types::control::{Generation, Kill, Name, Object, Scope, Sidecar};
+use sideguard_types::units::MicroUsd;
 
 use crate::policy::Output;
 use crate::remote::kind::Kind;
@@ -136,6 +137,8 @@ fn sidecar(sidecar: &Sidecar) -> String {
         ),
         ("Calls", report.calls.to_string()),
         ("Denied", report.denied.to_string()),
+        ("Tokens", report.tokens.to_string()),
+        ("Cost", format!("${}", MicroUsd(report.cost))),
         (
             "Breakers",
             if report.breakers.is_empty() { "all healthy".to_owned() } else { report.breakers.join(", ") },

@@ -1,11 +1,14 @@
 //! `sideguard doctor`: what works on this machine, and how to get more.
 
+use std::path::PathBuf;
 use std::process::ExitCode;
 
 use serde::Serialize;
 use sideguard_capture::rules;
+use sideguard_client::{Client, ClientError};
 use sideguard_proxy::roots;
 use sideguard_runtime::environment;
+use sideguard_store::diagnose::{self, Diagnosis, Trouble};
 use tokio::net::TcpListener;
 
 use crate::run::isolated;
@@ -13,9 +16,23 @@ use crate::run::isolated;
 /// Flags of `sideguard doctor`.
 #[derive(Debug, clap::Args)]
 #[command(
-    after_help = "Example:\n  sideguard doctor\n\nExit status: 1 when something that `sideguard run` needs does not work."
+    after_help = "Examples:\n  sideguard doctor\n  sideguard doctor --redis redis://127.0.0.1:6379 --nats nats://127.0.0.1:4222\n  \
+        sideguard doctor -c control.yaml --control http://10.0.0.7:4760\n\n\
+        Exit status: 1 when something that is needed does not work."
 )]
 pub(crate) struct Arguments {
+    /// Configuration of a control service, whose store is looked at.
+    #[arg(short = 'c', long, value_name = "FILE")]
+    config: Option<PathBuf>,
+    /// Redis, to be looked at.
+    #[arg(long, value_name = "URL")]
+    redis: Option<String>,
+    /// NATS, to be looked at.
+    #[arg(long, value_name = "URL")]
+    nats: Option<String>,
+    /// Control service, to be looked at; several replicas with commas between.
+    #[arg(long, value_name = "URL")]
+    control: Option<String>,
     /// Form of the output.
     #[arg(short, long, value_enum, default_value_t = Form::Text)]
     output: Form,
@@ -61,7 +78,11 @@ impl Finding {
 
 /// Checks everything and tells.
 pub(crate) async fn run(arguments: Arguments) -> ExitCode {
-    let findings = vec![
+    let (redis, nats) = match stores(&arguments) {
+        Ok(stores) => stores,
+        Err(error) => return crate::report(&anyhow::Error::msg(error), 64),
+    };
+    let mut findings = vec![
         isolation(),
         capture(),
         state(),
@@ -70,6 +91,15 @@ pub(crate) async fn run(arguments: Arguments) -> ExitCode {
         port("admin port", "127.0.0.1:4751").await,
         clock(),
     ];
+    if let Some(redis) = redis {
+        findings.extend(diagnose::redis(&redis).await.into_iter().map(Finding::from));
+    }
+    if let Some(nats) = nats {
+        findings.extend(diagnose::nats(&nats).await.into_iter().map(Finding::from));
+    }
+    for url in arguments.control.iter().flat_map(|urls| urls.split(',')) {
+        findings.push(control(url).await);
+    }
     match arguments.output {
         Form::Text => findings.iter().for_each(tell),
         Form::Json => match serde_json::to_string_pretty(&findings) {
@@ -78,6 +108,48 @@ pub(crate) async fn run(arguments: Arguments) -> ExitCode {
         },
     }
     ExitCode::from(u8::from(findings.iter().any(|finding| finding.state == State::Failed)))
+}
+
+/// URLs of Redis and NATS: the flags', else the configuration's.
+fn stores(arguments: &Arguments) -> Result<(Option<String>, Option<String>), String> {
+    let store = match &arguments.config {
+        Some(file) => sideguard_control::daemon::load(Some(file))?.store,
+        None => None,
+    };
+    let (redis, nats) = store.map(|store| (store.redis, store.nats)).unzip();
+    Ok((arguments.redis.clone().or(redis), arguments.nats.clone().or(nats)))
+}
+
+impl From<Diagnosis> for Finding {
+    fn from(Diagnosis { what, found, trouble }: Diagnosis) -> Self {
+        match trouble {
+            None => Self::ok(what, found),
+            Some(Trouble { fatal, mend }) => {
+                Self::not(what, if fatal { State::Failed } else { State::Limited }, found, mend)
+            }
+        }
+    }
+}
+
+async fn control(url: &str) -> Finding {
+    const CHECK: &str = "control";
+    let asked = async { Client::new(url, None, None)?.ready().await };
+    match asked.await {
+        Ok(()) => Finding::ok(CHECK, format!("`{url}` is ready")),
+        Err(ClientError::Refused(problem)) if problem.status == 503 => Finding::not(
+            CHECK,
+            State::Failed,
+            format!("`{url}` answers, and {}", problem.detail),
+            "its store is away: look at it with `sideguard doctor --redis URL --nats URL`",
+        ),
+        Err(error) => Finding::not(
+            CHECK,
+            State::Failed,
+            error.to_string(),
+            "is it running (`sideguard control`), does the address hold from here, and does its certificate come from the \
+             system's roots?",
+        ),
+    }
 }
 
 fn tell(finding: &Finding) {

@@ -2,16 +2,30 @@
 
 use std::process::ExitCode;
 
-use schemars::SchemaGenerator;
+use schemars::{Schema as Described, SchemaGenerator};
 use serde_json::{Map, Value, json};
 use sideguard_types::resource::{
-    API_VERSION, AgentSpec, BudgetSpec, Metadata, PolicySpec, ToolCatalogSpec, UpstreamSpec,
+    API_VERSION, AgentSpec, BudgetSpec, ControlSpec, Metadata, PolicySpec, ProxySpec, ToolCatalogSpec,
+    UpstreamSpec,
 };
 
 use crate::policy::Output;
-use crate::remote::kind::{Kind, applied};
 use crate::remote::output::{put, put_json};
 use crate::remote::{FOUND, Failure, Outcome, done};
+
+/// A kind that people write, with its spec.
+type Kind = (&'static str, fn(&mut SchemaGenerator) -> Described);
+
+/// All of them: objects of the desired state, then configurations.
+const KINDS: [Kind; 7] = [
+    ("Policy", |to| to.subschema_for::<PolicySpec>()),
+    ("Budget", |to| to.subschema_for::<BudgetSpec>()),
+    ("ToolCatalog", |to| to.subschema_for::<ToolCatalogSpec>()),
+    ("Agent", |to| to.subschema_for::<AgentSpec>()),
+    ("Upstream", |to| to.subschema_for::<UpstreamSpec>()),
+    ("Proxy", |to| to.subschema_for::<ProxySpec>()),
+    ("Control", |to| to.subschema_for::<ControlSpec>()),
+];
 
 /// Columns of a description.
 const WIDTH: usize = 100;
@@ -21,7 +35,7 @@ const WIDTH: usize = 100;
 #[command(after_help = "Examples:\n  sideguard explain policy\n  sideguard explain policy.rules.match\n  \
     sideguard explain budget.limits.window\n\nExit codes: 0 done, 1 there is no such field.")]
 pub(crate) struct Arguments {
-    /// policy, budget, toolcatalog, agent or upstream, and below it the way to a field.
+    /// policy, budget, toolcatalog, agent, upstream, proxy or control, and below it the way to a field.
     #[arg(value_name = "KIND[.FIELD]")]
     what: String,
     /// Form of the output; JSON is a JSON Schema.
@@ -36,7 +50,7 @@ pub(crate) fn run(arguments: &Arguments) -> ExitCode {
 
 fn explain(what: &str, output: Output) -> Outcome {
     let (kind, path) = what.split_once('.').unwrap_or((what, ""));
-    let kind = applied(kind).map_err(|error| Failure::new(2, format!("`{kind}`: {error}")))?;
+    let kind = named(kind)?;
     let schema = Schema::of(kind);
     let field = schema.find(kind, path)?;
     match output {
@@ -44,6 +58,21 @@ fn explain(what: &str, output: Output) -> Outcome {
         Output::Json => put_json(&field.schema),
         Output::Text => put(&schema.text(kind, &field)),
     }
+}
+
+fn is_configuration(kind: &str) -> bool {
+    matches!(kind, "Proxy" | "Control")
+}
+
+fn named(name: &str) -> Outcome<Kind> {
+    let one = name
+        .strip_suffix("ies")
+        .map_or_else(|| name.strip_suffix('s').unwrap_or(name).to_owned(), |stem| format!("{stem}y"));
+    let fits = |(kind, _): &&Kind| kind.eq_ignore_ascii_case(name) || kind.eq_ignore_ascii_case(&one);
+    KINDS.iter().find(fits).copied().ok_or_else(|| {
+        let known: Vec<String> = KINDS.iter().map(|(kind, _)| kind.to_ascii_lowercase()).collect();
+        Failure::new(2, format!("there is no kind `{name}`; there are {}", known.join(", ")))
+    })
 }
 
 /// What can be written in a kind.
@@ -60,24 +89,24 @@ struct Field {
 }
 
 impl Schema {
-    fn of(kind: Kind) -> Self {
+    fn of((kind, spec): Kind) -> Self {
         let mut generator = SchemaGenerator::default();
         let metadata = generator.subschema_for::<Metadata>();
-        let spec = match kind {
-            Kind::Budget => generator.subschema_for::<BudgetSpec>(),
-            Kind::ToolCatalog => generator.subschema_for::<ToolCatalogSpec>(),
-            Kind::Agent => generator.subschema_for::<AgentSpec>(),
-            Kind::Upstream => generator.subschema_for::<UpstreamSpec>(),
-            _ => generator.subschema_for::<PolicySpec>(),
-        };
+        let spec = spec(&mut generator);
         let definitions = generator.definitions().clone();
+        // A configuration needs no name, and all of its keys have defaults.
+        let required: &[&str] = if is_configuration(kind) {
+            &["apiVersion", "kind"]
+        } else {
+            &["apiVersion", "kind", "metadata", "spec"]
+        };
         let mut root = json!({
             "type": "object",
-            "required": ["apiVersion", "kind", "metadata", "spec"],
+            "required": required,
             "additionalProperties": false,
             "properties": {
                 "apiVersion": { "const": API_VERSION, "type": "string", "description": "Version of the format." },
-                "kind": { "const": kind.as_str(), "type": "string", "description": "What the object is." },
+                "kind": { "const": kind, "type": "string", "description": "What the object is." },
                 "metadata": metadata,
                 "spec": spec,
             },
@@ -96,14 +125,14 @@ impl Schema {
     }
 
     /// The field at a path; the ones of `spec` need not say so.
-    fn find(&self, kind: Kind, path: &str) -> Outcome<Field> {
+    fn find(&self, (kind, _): Kind, path: &str) -> Outcome<Field> {
         let mut field = Field { path: String::new(), schema: self.root.clone(), required: true };
         let names = path.split('.').filter(|name| !name.is_empty());
         let first = names.clone().next().unwrap_or("spec");
         let implied = (self.root["properties"].get(first).is_none()).then_some("spec");
         for name in implied.into_iter().chain(names) {
             field = self.below(&field, name).ok_or_else(|| {
-                let at = format!("{}{}", kind.as_str().to_ascii_lowercase(), dotted(&field.path));
+                let at = format!("{}{}", kind.to_ascii_lowercase(), dotted(&field.path));
                 Failure::new(FOUND, format!("`{at}` has no field `{name}`"))
                     .hint(format!("`sideguard explain {at}` lists the fields"))
             })?;
@@ -173,8 +202,8 @@ impl Schema {
         kinds.join(" or ")
     }
 
-    fn text(&self, kind: Kind, field: &Field) -> String {
-        let mut text = format!("KIND:     {}\nVERSION:  {API_VERSION}\n", kind.as_str());
+    fn text(&self, (kind, _): Kind, field: &Field) -> String {
+        let mut text = format!("KIND:     {}\nVERSION:  {API_VERSION}\n", kind);
         if !field.path.is_empty() {
             let needed = if field.required { " (required)" } else { "" };
             text.push_str(&format!("FIELD:    {} <{}>{needed}\n", field.path, self.kind(&field.schema)));
@@ -241,10 +270,10 @@ fn wrapped(text: &str, indent: &str) -> String {
 
 #[cfg(test)]
 mod tests {
-    use super::Schema;
-    use crate::remote::kind::Kind;
+    use super::{KINDS, Schema, named};
 
-    fn text(kind: Kind, path: &str) -> String {
+    fn text(kind: &str, path: &str) -> String {
+        let kind = named(kind).expect("a kind");
         let schema = Schema::of(kind);
         let field = schema.find(kind, path).expect("a field");
         schema.text(kind, &field)
@@ -252,7 +281,7 @@ mod tests {
 
     #[test]
     fn every_field_of_every_kind_is_described() {
-        for kind in [Kind::Policy, Kind::Budget, Kind::ToolCatalog, Kind::Agent, Kind::Upstream] {
+        for kind in KINDS {
             let schema = Schema::of(kind);
             for (name, definition) in &schema.definitions {
                 for (field, own) in definition["properties"].as_object().into_iter().flatten() {
@@ -266,18 +295,19 @@ mod tests {
     #[test]
     fn a_path_leads_through_lists_maps_and_alternatives() {
         assert!(
-            text(Kind::Policy, "rules.match.topics").contains("FIELD:    spec.rules.match.topics <[]string>")
+            text("policies", "rules.match.topics").contains("FIELD:    spec.rules.match.topics <[]string>")
         );
-        assert_eq!(text(Kind::Policy, "spec.rules"), text(Kind::Policy, "rules"));
-        assert!(text(Kind::Policy, "mode.points").contains("map of string"));
-        assert!(text(Kind::Policy, "rules.decision").contains("\nVALUES:\n  allow\n      It may go.\n"));
-        assert!(text(Kind::Budget, "limits.amount").contains("<number or string> (required)"));
+        assert_eq!(text("policies", "spec.rules"), text("policies", "rules"));
+        assert!(text("policies", "mode.points").contains("map of string"));
+        assert!(text("policies", "rules.decision").contains("\nVALUES:\n  allow\n      It may go.\n"));
+        assert!(text("Budget", "limits.amount").contains("<number or string> (required)"));
         assert!(
-            text(Kind::Budget, "limits.window")
+            text("Budget", "limits.window")
                 .contains("<string>\n\n  In what time; absent is for ever. Not for `concurrency`. `day`")
         );
-        assert!(text(Kind::Upstream, "baseUrl").contains("gateway path"));
-        let failure = Schema::of(Kind::Policy).find(Kind::Policy, "rules.nonsense").err().expect("no field");
+        assert!(text("upstream", "baseUrl").contains("gateway path"));
+        let policy = named("policy").expect("a kind");
+        let failure = Schema::of(policy).find(policy, "rules.nonsense").err().expect("no field");
         assert_eq!((failure.code, failure.what.as_str()), (1, "`policy.spec.rules` has no field `nonsense`"));
     }
 }

@@ -6,6 +6,7 @@ use sideguard_types::control::keys::{KeyEntry, KeyRequest, Role};
 use sideguard_types::time::Span;
 
 use crate::policy::Output;
+use crate::remote::kind::labels;
 use crate::remote::output::{moment, put, put_json};
 use crate::remote::table::table;
 use crate::remote::{Outcome, Place, done};
@@ -36,9 +37,9 @@ pub(crate) struct Create {
     /// The tenant that it is limited to; that of the own key when absent, or all.
     #[arg(long, value_name = "TENANT")]
     tenant: Option<String>,
-    /// Labels that rules about approvals know people by.
-    #[arg(short, long = "label", value_name = "KEY=VALUE", value_parser = pair)]
-    labels: Vec<(String, String)>,
+    /// Labels that rules about approvals know people by, as KEY=VALUE.
+    #[arg(short = 'l', long = "labels", value_name = "KEY=VALUE", value_parser = labels)]
+    labels: Vec<Vec<(String, String)>>,
     /// How long it is good, such as `30d`; until it is revoked when absent.
     #[arg(long = "for", value_name = "TIME", value_parser = crate::token::life)]
     life: Option<Span>,
@@ -68,11 +69,6 @@ pub(crate) struct Revoke {
     id: String,
     #[command(flatten)]
     place: Place,
-}
-
-fn pair(text: &str) -> Result<(String, String), String> {
-    let (key, value) = text.split_once('=').ok_or_else(|| format!("`{text}` is not KEY=VALUE"))?;
-    Ok((key.to_owned(), value.to_owned()))
 }
 
 /// Roles of people.
@@ -107,8 +103,9 @@ pub(crate) async fn run(verb: Verb) -> ExitCode {
 
 async fn made(create: Create) -> Outcome {
     let Create { name, role, tenant, labels, life, output, place } = create;
-    let (labels, seconds) = (labels.into_iter().collect(), life.map(|life| life.0.as_secs()));
-    let request = KeyRequest { name, role: role.into(), tenant, labels, seconds };
+    let labels = labels.into_iter().flatten().collect();
+    let request =
+        KeyRequest { name, role: role.into(), tenant, labels, seconds: life.map(|life| life.0.as_secs()) };
     let made = place.client()?.create_key(&request).await?;
     match output {
         Output::Json => put_json(&made),

@@ -1,6 +1,7 @@
 //! `sideguard`: the command that people use. One file for each verb.
 
 mod apply;
+mod approvals;
 mod audit;
 mod capture;
 mod control;
@@ -19,6 +20,7 @@ mod remote;
 mod rollback;
 mod run;
 mod token;
+mod top;
 mod up;
 
 use std::process::ExitCode;
@@ -54,6 +56,8 @@ enum Verb {
     Control(control::Arguments),
     /// Runs control service and proxy in one process, for a workstation or a small team.
     Up(up::Arguments),
+    /// Ends what `up --detach` started.
+    Down(up::Down),
     /// Puts the redirect and lock-down rules into this network namespace and checks them: a pod's init step.
     Init(capture::Init),
     /// Puts rules into this network namespace, takes them away, prints them.
@@ -90,6 +94,14 @@ enum Verb {
     /// Makes, lists and takes back keys of people.
     #[command(subcommand)]
     Key(key::Verb),
+    /// Lists calls that wait for people; shows one with its arguments.
+    Approvals(approvals::List),
+    /// Says yes to a call that waits.
+    Approve(approvals::Approve),
+    /// Says no to a call that waits.
+    Deny(approvals::Deny),
+    /// Shows what agents do now: calls, refusals, tokens, cost.
+    Top(top::Arguments),
     /// Makes an enrolment token for a sidecar.
     Token(token::Arguments),
     /// Prints a script that completes commands in a shell.
@@ -116,6 +128,7 @@ fn main() -> ExitCode {
         Verb::Proxy(arguments) => in_runtime(|| proxy::run(arguments)),
         Verb::Control(arguments) => in_runtime(|| control::run(arguments)),
         Verb::Up(arguments) => in_runtime(|| up::run(arguments)),
+        Verb::Down(arguments) => up::down(arguments),
         Verb::Init(arguments) => capture::init(&arguments),
         Verb::Capture(verb) => capture::run(verb),
         Verb::Doctor(arguments) => in_runtime(|| doctor::run(arguments)),
@@ -132,6 +145,10 @@ fn main() -> ExitCode {
         Verb::Kill(arguments) => in_runtime(|| kill::kill(arguments)),
         Verb::Unkill(arguments) => in_runtime(|| kill::unkill(arguments)),
         Verb::Key(verb) => in_runtime(|| key::run(verb)),
+        Verb::Approvals(arguments) => in_runtime(|| approvals::list(arguments)),
+        Verb::Approve(arguments) => in_runtime(|| approvals::approve(arguments)),
+        Verb::Deny(arguments) => in_runtime(|| approvals::deny(arguments)),
+        Verb::Top(arguments) => in_runtime(|| top::run(arguments)),
         Verb::Token(arguments) => in_runtime(|| token::run(arguments)),
         Verb::Completions { shell } => {
             clap_complete::generate(shell, &mut Arguments::command(), "sideguard", &mut std::io::stdout());
@@ -190,6 +207,11 @@ mod tests {
             "token --agent researcher --for 10m",
             "key create alice --role approver --tenant acme --for 30d",
             "key revoke 0123456789abcdef",
+            "approvals -w --status all",
+            "approvals 01a2b3c4d5e6f708192a3b4c -o json",
+            "approve 01a2b3c4d5e6f708192a3b4c --reason because",
+            "deny 01a2b3c4d5e6f708192a3b4c",
+            "top -w --tenant acme -o json",
         ] {
             let words = std::iter::once("sideguard").chain(line.split(' '));
             assert!(Arguments::try_parse_from(words).is_ok(), "{line}");

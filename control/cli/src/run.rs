@@ -15,7 +15,7 @@ use std::time::Duration;
 use anyhow::{Context, bail};
 use clap::ValueEnum;
 use sideguard_policy::source::Source;
-use sideguard_proxy::app::{self, StartError};
+use sideguard_proxy::app::{self, Running, StartError};
 use sideguard_proxy::config::ConfigError;
 use sideguard_proxy::feed;
 use sideguard_proxy::ports::Ports;
@@ -31,6 +31,8 @@ use summary::Summary;
 pub(crate) const STARTER: &str = include_str!("../../../policies/bundles/starter.yaml");
 /// Longest time that answers still under way are waited for when the command has ended.
 const DRAIN: Duration = Duration::from_secs(2);
+/// Longest time that control may take to govern a new sidecar.
+const JOINED: Duration = Duration::from_secs(10);
 
 /// Flags of `sideguard run`.
 #[derive(Debug, clap::Args)]
@@ -217,6 +219,7 @@ async fn under_sidecar(
     };
     let Some((space, inside)) = space else {
         let running = app::start(spec, state, given, Ports::Configured, summary).await?;
+        governed_by(&running, arguments).await?;
         let (program, rest) = arguments.command.split_first().context("no command")?;
         let mut command = tokio::process::Command::new(program);
         command.args(rest);
@@ -228,14 +231,15 @@ async fn under_sidecar(
             Ok(started) => started.wait().await,
             Err(status) => status,
         };
-        running.stop(DRAIN, std::future::pending()).await;
+        stop(running, arguments).await;
         return Ok(status);
     };
     let running = app::start(spec, state, given, Ports::Inside(inside), summary).await?;
+    governed_by(&running, arguments).await?;
     let own = identity(state);
     let (status, dropped) = space.run(&arguments.command, state, running.authority()).await?;
     running.dropped(dropped);
-    running.stop(DRAIN, std::future::pending()).await;
+    stop(running, arguments).await;
     if identity(state) != own {
         eprintln!(
             "sideguard: `{}` was moved while the command ran: do not trust what is there now",
@@ -243,6 +247,21 @@ async fn under_sidecar(
         );
     }
     Ok(status)
+}
+
+/// Waits for the fleet's policy: a command that starts before it would see refusals.
+async fn governed_by(running: &Running, arguments: &Arguments) -> anyhow::Result<()> {
+    let url = arguments.control.as_deref().unwrap_or_default();
+    running.governed(JOINED).await.map_err(|why| anyhow::anyhow!("control `{url}`: {why}"))
+}
+
+/// A state directory that was made for this run alone is never enrolled again: the key in it ends.
+async fn stop(running: Running, arguments: &Arguments) {
+    if arguments.state.is_none() {
+        running.stop_for_good(DRAIN, std::future::pending()).await;
+    } else {
+        running.stop(DRAIN, std::future::pending()).await;
+    }
 }
 
 /// How the sidecar comes into the fleet at `url`: by the given token, or by one that the key which is known here gets.

@@ -2,16 +2,17 @@
 
 use std::collections::BTreeMap;
 
-use http::Method;
 use serde::de::DeserializeOwned;
 use serde_json::json;
+use sideguard_types::control::feed::{Beat, Has, Leave};
 use sideguard_types::control::{
     Applied, Apply, Enrol, Enrolled, Feed, Generation, Kill, Name, Object, Page, Report, Scope, Sidecar,
     Token, TokenRequest,
 };
 
+use crate::feed::has_values;
 use crate::query::{escaped, with_query};
-use crate::{Ask, Client, ClientError, TO_FEED, json};
+use crate::{Ask, Client, ClientError, TO_FEED, TO_LEAVE, json};
 
 /// Most pages of one listing that are read.
 const MAX_PAGES: usize = 1_000;
@@ -162,22 +163,29 @@ impl Client {
         self.ask(Ask::post("/v1/enrol", &json(enrol)?)).await
     }
 
-    /// `GET /v1/feed`: what is newer than the given generation and change of kill switches. The service answers when
-    /// there is something, or within 30 s.
+    /// `GET /v1/feed`: what is newer than what a sidecar has. The service answers when there is something, or within 30 s.
     ///
     /// # Errors
     /// As every call: [`ClientError`].
-    pub async fn feed(&self, generation: u64, kills: u64) -> Result<Feed, ClientError> {
-        let path = format!("/v1/feed?generation={generation}&kills={kills}");
-        self.ask(Ask { method: &Method::GET, path: &path, body: &[], within: TO_FEED }).await
+    pub async fn feed(&self, has: &Has) -> Result<Feed, ClientError> {
+        let path = with_query("/v1/feed", &has_values(has));
+        self.ask(Ask::get(&path).within(TO_FEED)).await
     }
 
-    /// `POST /v1/report`: tells how a sidecar is.
+    /// `POST /v1/report`: tells how a sidecar is; answered with what is in force, where the service is sure.
     ///
     /// # Errors
     /// As every call: [`ClientError`].
-    pub async fn report(&self, report: &Report) -> Result<(), ClientError> {
-        self.send(Ask::post("/v1/report", &json(report)?)).await.map(drop)
+    pub async fn report(&self, report: &Report) -> Result<Option<Beat>, ClientError> {
+        self.ask(Ask::post("/v1/report", &json(report)?)).await
+    }
+
+    /// `POST /v1/leave`: tells that a sidecar ends for good.
+    ///
+    /// # Errors
+    /// As every call: [`ClientError`].
+    pub async fn leave(&self, leave: &Leave) -> Result<(), ClientError> {
+        self.send(Ask { within: TO_LEAVE, ..Ask::post("/v1/leave", &json(leave)?) }).await.map(drop)
     }
 
     /// `GET /readyz`: whether the service takes requests.
@@ -220,7 +228,7 @@ impl Client {
 }
 
 impl Listing {
-    fn values(&self) -> [(&'static str, Option<String>); 2] {
+    pub(crate) fn values(&self) -> [(&'static str, Option<String>); 2] {
         [("after", self.after.clone()), ("limit", self.limit.map(|limit| limit.to_string()))]
     }
 }

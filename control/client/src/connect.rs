@@ -5,6 +5,7 @@ use std::io;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
+use std::time::Duration;
 
 use http::Uri;
 use hyper::rt::{Executor, ReadBufCursor};
@@ -21,7 +22,7 @@ use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 use tower_service::Service;
 
-use crate::{ClientError, TO_CONNECT};
+use crate::{ClientError, TO_CONNECT, TO_CONNECT_HASTILY};
 
 /// A client's own certificate, for a service that asks for one.
 #[derive(Debug, Clone)]
@@ -65,12 +66,18 @@ where
 #[derive(Clone)]
 pub(crate) struct Connector {
     tls: Option<TlsConnector>,
+    within: Duration,
 }
 
 impl Connector {
     /// One for `http`.
     pub(crate) const fn plain() -> Self {
-        Self { tls: None }
+        Self { tls: None, within: TO_CONNECT }
+    }
+
+    /// The same, not waiting long, as there is another replica to ask.
+    pub(crate) fn hasty(self) -> Self {
+        Self { within: TO_CONNECT_HASTILY, ..self }
     }
 
     /// One for `https`, which trusts the given roots, or the system's when there are none, and shows its own certificate to
@@ -101,15 +108,16 @@ impl Connector {
             Some(own) => own.shown(config)?,
             None => config.with_no_client_auth(),
         };
-        Ok(Self { tls: Some(TlsConnector::from(Arc::new(config))) })
+        Ok(Self { tls: Some(TlsConnector::from(Arc::new(config))), within: TO_CONNECT })
     }
 
     async fn open(self, to: Uri) -> io::Result<Stream> {
         let host = to.host().unwrap_or_default().trim_start_matches('[').trim_end_matches(']').to_owned();
-        let port = to.port_u16().unwrap_or(if self.tls.is_some() { 443 } else { 80 });
+        let tls = self.tls.filter(|_| to.scheme_str() == Some("https"));
+        let port = to.port_u16().unwrap_or(if tls.is_some() { 443 } else { 80 });
         let tcp = TcpStream::connect((host.as_str(), port)).await?;
         tcp.set_nodelay(true)?;
-        let Some(tls) = self.tls else { return Ok(Stream::Plain(TokioIo::new(tcp))) };
+        let Some(tls) = tls else { return Ok(Stream::Plain(TokioIo::new(tcp))) };
         let name = ServerName::try_from(host).map_err(io::Error::other)?;
         Ok(Stream::Tls(TokioIo::new(Box::new(tls.connect(name, tcp).await?))))
     }
@@ -127,8 +135,14 @@ impl Service<Uri> for Connector {
     fn call(&mut self, to: Uri) -> Self::Future {
         let connector = self.clone();
         Box::pin(async move {
-            let late = |_| io::Error::new(io::ErrorKind::TimedOut, "no connection within 5 s");
-            tokio::time::timeout(TO_CONNECT, connector.open(to)).await.map_err(late)?
+            let within = connector.within;
+            let late = |_| {
+                io::Error::new(
+                    io::ErrorKind::TimedOut,
+                    format!("no connection within {} s", within.as_secs()),
+                )
+            };
+            tokio::time::timeout(within, connector.open(to)).await.map_err(late)?
         })
     }
 }

@@ -2,14 +2,18 @@
 
 use http::Method;
 use serde_json::{Value, json};
+use sideguard_types::control::approvals::{Answer, Approval, Ask, Callback, Redeem, Standing};
+use sideguard_types::control::feed::{Beat, Has, Leave};
 use sideguard_types::control::keys::{KeyEntry, KeyRequest, NewKey, Session, SignIn};
+use sideguard_types::control::records::{Entry, Journal, Position};
 use sideguard_types::control::{
     Applied, Apply, Change, Enrol, Enrolled, Feed, Generation, Kill, Object, Page, Report, Sidecar, Token,
     TokenRequest,
 };
 
-use super::{desired, fleet, keys};
+use super::{approvals as approval, desired, fleet, keys, records as record};
 use crate::openapi::{Described, route};
+use crate::records::query::Filter;
 
 const TIME: &str = "2026-11-27T10:00:00.000000Z";
 const POLICY: &str = "apiVersion: sideguard.dev/v1\nkind: Policy\nmetadata: {name: no-deletes, tenant: acme}\nspec: \
@@ -17,7 +21,7 @@ const POLICY: &str = "apiVersion: sideguard.dev/v1\nkind: Policy\nmetadata: {nam
 
 /// Every route.
 pub(crate) fn described() -> Vec<Described> {
-    [own(), people(), sidecars(), state()].concat()
+    [own(), people(), sidecars(), state(), records(), approvals()].concat()
 }
 
 fn page(item: Value) -> Value {
@@ -86,6 +90,9 @@ fn sidecars() -> Vec<Described> {
         "scope": { "agent": { "tenant": "acme", "agent": "reader" } }, "reason": "it runs wild", "by": "alice",
         "time": TIME,
     });
+    let beat = json!({
+        "tenant": "acme", "generation": 7, "since": TIME, "kills": 4, "nonce": "5e…", "time": TIME, "signature": "a1…",
+    });
     let feed = json!({ "kills": { "number": 4, "scopes": ["fleet"] } });
     vec![
         route(Method::POST, "/v1/tokens", part, "Makes a token, good for one sidecar's enrolment.")
@@ -97,9 +104,21 @@ fn sidecars() -> Vec<Described> {
                 json!({ "key": "sgk_…", "tenant": "acme", "agent": "reader", "signer": "5f…" }),
             ),
         route(Method::GET, "/v1/feed", part, "Waits for what is newer than what a sidecar has, up to 25 s.")
-            .query::<fleet::Has>()
+            .query::<Has>()
             .answer::<Feed>(feed),
-        route(Method::POST, "/v1/report", part, "What a sidecar tells of itself.").body::<Report>(report),
+        route(
+            Method::GET,
+            "/v1/feed/stream",
+            part,
+            "Tells what is newer as it comes, as server-sent events.",
+        )
+        .query::<Has>()
+        .text("text/event-stream", "event: beat\ndata: {…}\n\n"),
+        route(Method::POST, "/v1/leave", part, "A sidecar's farewell.")
+            .body::<Leave>(json!({ "forget": true })),
+        route(Method::POST, "/v1/report", part, "What a sidecar tells of itself.")
+            .body::<Report>(report)
+            .answer::<Option<Beat>>(beat),
         route(
             Method::GET,
             "/v1/sidecars",
@@ -161,5 +180,87 @@ fn state() -> Vec<Described> {
             .answer::<Page<Object>>(page(object.clone())),
         get("/v1/objects/{tenant}/{kind}/{name}", "One object, as its author wrote it.")
             .answer::<Object>(object),
+    ]
+}
+
+fn records() -> Vec<Described> {
+    let part = "record";
+    let get = |path, text| route(Method::GET, path, part, text);
+    let entry = json!({
+        "sidecar": "0193a5c0", "tenant": "acme", "position": 41, "record": { "v": 1, "seq": 41, "decision": "deny" },
+    });
+    let journal = json!({
+        "sidecar": "0193a5c0", "tenant": "acme", "key": "5f…", "first": 1, "last": 41, "time": TIME,
+    });
+    vec![
+        route(Method::POST, "/v1/records/{sidecar}", part, "Takes in lines of a sidecar's record, in order.")
+            .query::<record::Shipped>()
+            .lines()
+            .answer::<Position>(json!({ "next": 42, "prev": "9c…" })),
+        get("/v1/records", "Finds records, the newest first.")
+            .query::<Filter>()
+            .answer::<Page<Entry>>(page(entry.clone())),
+        get("/v1/records/stream", "Tells records as they come, as server-sent events.")
+            .query::<Filter>()
+            .text("text/event-stream", "data: {\"sidecar\":\"0193a5c0\",…}\n\n"),
+        get("/v1/records/{sidecar}", "Records of one sidecar, in their order.")
+            .query::<record::Part>()
+            .answer::<Page<Entry>>(page(entry)),
+        get("/v1/journals", "Lists the records that are kept, one for each sidecar.")
+            .answer::<Page<Journal>>(page(journal)),
+        get(
+            "/v1/records/proof",
+            "Proves that a record stands in a sidecar's chain; `audit verify --proof` checks it.",
+        )
+        .query::<record::Which>()
+        .answer::<Value>(json!({ "v": 1 })),
+    ]
+}
+
+fn approvals() -> Vec<Described> {
+    let part = "approvals";
+    let terms = json!({ "quorum": 1, "expires": 3600, "valid": 600, "cooldown": 300 });
+    let request = json!({
+        "method": "DELETE", "scheme": "https", "host": "crm.acme.com", "path": "/customers/4",
+    });
+    let ask = json!({
+        "agent": "cleaner", "call": "01a2b3c4", "rule": "floor/ask-first", "reason": "it destroys data",
+        "point": "tool.call", "topic": "job.crm.acme.com.delete", "policyDigest": "sha256:…", "hash": "9c…",
+        "terms": terms, "request": request,
+    });
+    let standing = json!({ "id": "01a2b3c4", "state": "pending" });
+    let approval = json!({
+        "id": "01a2b3c4", "tenant": "acme", "agent": "cleaner", "chain": [], "state": "pending", "rule": "floor/ask-first",
+        "reason": "it destroys data", "point": "tool.call", "topic": "job.crm.acme.com.delete", "method": "DELETE", "scheme": "https",
+        "host": "crm.acme.com", "path": "/customers/4", "created": TIME, "expires": TIME, "quorum": 1, "votes": [],
+    });
+    vec![
+        route(Method::POST, "/v1/approvals", part, "Asks for a held call; one that waits already is joined.")
+            .body::<Ask>(ask)
+            .answer::<Standing>(standing.clone()),
+        route(Method::GET, "/v1/approvals/{id}/grant", part, "Waits for a decision.")
+            .query::<approval::Wait>()
+            .answer::<Standing>(standing.clone()),
+        route(
+            Method::POST,
+            "/v1/approvals/{id}/grant",
+            part,
+            "Uses an approval, once, for the very request.",
+        )
+        .body::<Redeem>(
+            json!({ "agent": "cleaner", "call": "01a2b3c4", "hash": "9c…", "policyDigest": "sha256:…" }),
+        )
+        .answer::<Standing>(standing),
+        route(Method::GET, "/v1/approvals", part, "Lists calls that wait for people, or waited.")
+            .query::<approval::Wanted>()
+            .answer::<Page<Approval>>(page(approval.clone())),
+        route(Method::GET, "/v1/approvals/{id}", part, "One of them, with the request as it would be sent.")
+            .answer::<Approval>(approval.clone()),
+        route(Method::POST, "/v1/approvals/{id}", part, "Says yes or no.")
+            .body::<Answer>(json!({ "verdict": "approve", "reason": "the customer asked" }))
+            .answer::<Approval>(approval.clone()),
+        route(Method::POST, "/v1/approvals/{id}/webhook", part, "Says yes or no, signed, without a key.")
+            .body::<Callback>(json!({ "nonce": "7a…", "verdict": "approve" }))
+            .answer::<Approval>(approval),
     ]
 }

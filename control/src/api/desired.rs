@@ -60,7 +60,7 @@ async fn change(
     wish: Wish,
 ) -> Result<Json<Applied>, Failure> {
     let applied = desired::change(&control.store, clock::now(), who, wish).await?;
-    control.waiting.look(&control.store).await?;
+    control.waiting.look_after(&control.store).await;
     Ok(Json(applied))
 }
 
@@ -78,12 +78,12 @@ pub(super) async fn generations(
     Query(Since { after, limit }): Query<Since>,
 ) -> Result<Json<Page<Generation>>, Failure> {
     let now = clock::now();
-    let newest = desired::head(&control.store, now).await?.kept.told.number;
+    let newest = desired::number(&control.store, now).await?;
     let mut number = after.map_or(newest, |after| after.saturating_sub(1).min(newest));
     let mut items = Vec::new();
     let limit = page(limit, PAGE);
     while number > 0 && items.len() < limit {
-        items.push(desired::generation(&control.store, now, number).await?.told);
+        items.push(desired::told(&control.store, now, number).await?);
         number -= 1;
     }
     let next = items.last().filter(|_| number > 0).map(|last| last.number.to_string());
@@ -94,7 +94,7 @@ pub(super) async fn generation(
     State(control): State<Arc<Control>>,
     Path(number): Path<u64>,
 ) -> Result<Json<Generation>, Failure> {
-    Ok(Json(desired::generation(&control.store, clock::now(), number).await?.told))
+    Ok(Json(desired::told(&control.store, clock::now(), number).await?))
 }
 
 #[derive(Deserialize, JsonSchema)]

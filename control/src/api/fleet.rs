@@ -3,11 +3,13 @@
 use std::sync::Arc;
 
 use axum::extract::{Query, State};
+use axum::response::IntoResponse;
 use axum::{Extension, Json};
-use http::StatusCode;
+use http::{HeaderMap, HeaderName, StatusCode, header};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use sideguard_runtime::clock;
+use sideguard_types::control::feed::{Beat, Has, Leave};
 use sideguard_types::control::{
     Enrol, Enrolled, Feed, Kill, Page, Report, Scope, Sidecar, Token, TokenRequest,
 };
@@ -15,7 +17,7 @@ use sideguard_types::control::{
 use super::{Body, Control, Who, page};
 use crate::error::Failure;
 use crate::keys::{self, Principal};
-use crate::{desired, kills, registry};
+use crate::{feed, kills, registry};
 
 pub(super) async fn healthy() -> &'static str {
     "ok\n"
@@ -38,20 +40,10 @@ pub(super) async fn version() -> Json<Version> {
 
 pub(super) async fn enrol(
     State(control): State<Arc<Control>>,
-    Body(Enrol { token, sidecar }): Body<Enrol>,
+    Body(enrol): Body<Enrol>,
 ) -> Result<Json<Enrolled>, Failure> {
     let signer = control.signer.public();
-    keys::enrol(&control.store, clock::now(), &token, &sidecar, signer).await.map(Json)
-}
-
-#[derive(Deserialize, JsonSchema)]
-pub(super) struct Has {
-    /// Number of the generation that it has.
-    #[serde(default)]
-    generation: u64,
-    /// Number of the change of kill switches that it knows.
-    #[serde(default)]
-    kills: u64,
+    keys::enrol(&control.store, clock::now(), enrol, signer).await.map(Json)
 }
 
 pub(super) async fn feed(
@@ -59,17 +51,47 @@ pub(super) async fn feed(
     Extension(who): Who,
     Query(has): Query<Has>,
 ) -> Result<Json<Feed>, Failure> {
-    let tenant = who.tenant.as_deref().unwrap_or("default");
     let Control { store, signer, waiting, .. } = &*control;
-    waiting.wait(store, signer, tenant, has.generation, has.kills).await.map(Json)
+    waiting.wait(store, signer, &who, &has).await.map(Json)
 }
 
+pub(super) async fn feed_stream(
+    State(control): State<Arc<Control>>,
+    Extension(who): Who,
+    Query(has): Query<Has>,
+) -> Result<impl IntoResponse, Failure> {
+    let stream = feed::stream(control, &who, has)?;
+    let told = [
+        (header::CONTENT_TYPE, "text/event-stream"),
+        (header::CACHE_CONTROL, "no-store"),
+        // What nginx heeds: an event that waits in a buffer is none.
+        (HeaderName::from_static("x-accel-buffering"), "no"),
+    ];
+    Ok((told, axum::body::Body::from_stream(stream)))
+}
+
+/// Answered with what is in force, signed with the report's nonce.
 pub(super) async fn report(
     State(control): State<Arc<Control>>,
     Extension(who): Who,
-    Body(report): Body<Report>,
-) -> Result<StatusCode, Failure> {
+    Body(mut report): Body<Report>,
+) -> Result<Json<Option<Beat>>, Failure> {
+    let nonce = std::mem::take(&mut report.nonce);
     registry::heard(&control.store, clock::now(), &who, report).await?;
+    Ok(Json(control.waiting.beat(&control.signer, who.sidecars_tenant(), &nonce)))
+}
+
+pub(super) async fn leave(
+    State(control): State<Arc<Control>>,
+    Extension(who): Who,
+    headers: HeaderMap,
+    Body(Leave { forget }): Body<Leave>,
+) -> Result<StatusCode, Failure> {
+    let key = super::bearer(&headers).filter(|_| forget);
+    registry::left(&control.store, clock::now(), &who, key).await?;
+    if let Some(key) = key {
+        control.known.forget(key);
+    }
     Ok(StatusCode::NO_CONTENT)
 }
 
@@ -89,7 +111,7 @@ pub(super) async fn sidecars(
     Query(Which { after, limit, tenant }): Query<Which>,
 ) -> Result<Json<Page<Sidecar>>, Failure> {
     let now = clock::now();
-    let head = desired::head(&control.store, now).await?.kept.told.number;
+    let head = control.waiting.number();
     let limit = page(limit, 500);
     let (tenant, after) = (tenant.as_deref(), after.as_deref());
     registry::list(&control.store, now, &who, tenant, head, after, limit).await.map(Json)
@@ -158,7 +180,7 @@ pub(super) async fn kill(
     may_stop(&who, &scope)?;
     let kill = Kill { scope, reason, by: who.name, time: clock::now() };
     kills::on(&control.store, clock::now(), &kill).await?;
-    control.waiting.look(&control.store).await?;
+    control.waiting.look_after(&control.store).await;
     Ok(Json(kill))
 }
 
@@ -176,6 +198,6 @@ pub(super) async fn unkill(
     let scope = scope(&text)?;
     may_stop(&who, &scope)?;
     kills::off(&control.store, clock::now(), &scope).await?;
-    control.waiting.look(&control.store).await?;
+    control.waiting.look_after(&control.store).await;
     Ok(StatusCode::NO_CONTENT)
 }

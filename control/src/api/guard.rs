@@ -75,7 +75,7 @@ pub(super) async fn guard(
     next: Next,
 ) -> Result<Response, Failure> {
     let address = peer(&request).address.ip();
-    if matches!(access, Access::Open | Access::Token) {
+    if matches!(access, Access::Open | Access::Token | Access::Signature) {
         if request.uri().path() != "/healthz" {
             control.limits.address(address)?;
         }
@@ -111,10 +111,11 @@ fn stranger(control: &Control, address: IpAddr, error: Failure) -> Failure {
 fn may(access: Access, who: &Principal) -> bool {
     let person = matches!(who.role, Role::Operator | Role::Approver | Role::Viewer);
     match access {
-        Access::Open | Access::Token => true,
+        Access::Open | Access::Token | Access::Signature => true,
         Access::Sidecars => who.role == Role::Sidecar,
         Access::People => person,
         Access::Overseers => person && who.tenant.is_none(),
+        Access::Voters => matches!(who.role, Role::Operator | Role::Approver),
         Access::Operators => who.role == Role::Operator,
         Access::Owners => who.role == Role::Operator && who.tenant.is_none(),
     }
@@ -142,7 +143,7 @@ impl Asked {
     async fn whose(self, control: &Control) -> Result<Session, Failure> {
         match self {
             Self::Key(key) => {
-                let who = keys::whose(&control.store, clock::now(), &key).await?;
+                let who = control.known.whose(&control.store, clock::now(), &key).await?;
                 Ok(Session { who, key: keys::hash(&key) })
             }
             Self::Session(id) => sessions::whose(&control.store, clock::now(), &id).await,

@@ -15,6 +15,7 @@ use crate::feed::Waiting;
 use crate::keys::{self, Principal, Role};
 use crate::limits::Limits;
 use crate::openapi;
+use crate::records::Records;
 use crate::signer::Signer;
 
 async fn control(dir: &tempfile::TempDir) -> Arc<Control> {
@@ -24,6 +25,9 @@ async fn control(dir: &tempfile::TempDir) -> Arc<Control> {
         store,
         signer,
         waiting: Arc::new(Waiting::new()),
+        records: Records::new(),
+        known: Arc::default(),
+        webhooks: Arc::default(),
         limits: Limits::new(&ControlLimits::default()),
         hosts: Hosts::new(Ipv4Addr::LOCALHOST.into(), &[]),
         certificates: false,
@@ -75,7 +79,7 @@ async fn every_route_is_closed_to_whoever_may_not_use_it() {
     let unknown = format!("sgk_{}", "0".repeat(64));
     let mut untested = Vec::new();
     for (method, path, access, _) in routes() {
-        if matches!(access, Access::Open | Access::Token) {
+        if matches!(access, Access::Open | Access::Token | Access::Signature) {
             untested.push(format!("{method} {path}"));
             continue;
         }
@@ -93,9 +97,10 @@ async fn every_route_is_closed_to_whoever_may_not_use_it() {
                 Access::Sidecars => !person,
                 Access::People => person,
                 Access::Overseers => person && tenant.is_none(),
+                Access::Voters => matches!(role, Role::Operator | Role::Approver),
                 Access::Operators => *role == Role::Operator,
                 Access::Owners => *role == Role::Operator && tenant.is_none(),
-                Access::Open | Access::Token => true,
+                Access::Open | Access::Token | Access::Signature => true,
             };
             let status = status(&router, &method, &path, Some(key)).await;
             assert_eq!(status != StatusCode::FORBIDDEN, may, "{method} {path} {role:?} {tenant:?}: {status}");
@@ -111,6 +116,7 @@ async fn every_route_is_closed_to_whoever_may_not_use_it() {
         "GET /openapi.json",
         "POST /session",
         "POST /v1/enrol",
+        "POST /v1/approvals/{id}/webhook",
     ];
     assert_eq!(untested, open);
 }

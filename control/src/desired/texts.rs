@@ -7,6 +7,7 @@ use sideguard_types::control::{Name, Text};
 use sideguard_types::resource::Spec;
 
 use crate::error::Failure;
+use crate::keys;
 
 /// Longest text that is taken.
 const LONGEST: usize = 1 << 20;
@@ -46,6 +47,7 @@ pub(super) fn split(texts: &[Text]) -> Result<Split, Failure> {
         }
         for (document, part) in loaded.documents.iter().zip(parts) {
             let metadata = &document.resource.metadata;
+            keys::tenant(document.tenant())?;
             split.objects.push(Given {
                 name: Name {
                     tenant: document.tenant().to_owned(),

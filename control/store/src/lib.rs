@@ -6,6 +6,7 @@
 //! what the control service puts into a store. This crate reads no clock: `now` comes in as an argument. Start at
 //! [`Store`]; [`key::Key`] says why one tenant's code cannot reach another tenant's data.
 
+pub mod diagnose;
 pub mod documents;
 mod embedded;
 pub mod error;
@@ -74,7 +75,8 @@ impl Store {
     }
 
     /// Connects to the store in Redis and NATS JetStream; everything in it carries `namespace`, so that several stores
-    /// can share servers. `redis_url` is like `redis://user:password@host:6379/0`, without TLS;
+    /// can share servers. `redis_url` is like `redis://user:password@host:6379/0`, or `rediss://` for TLS by the
+    /// system's roots;
     /// `nats_url` like `nats://user:password@host:4222`, or `tls://`, or several with commas between.
     ///
     /// # Errors

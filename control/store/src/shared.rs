@@ -4,6 +4,7 @@
 //! unless JetStream has `sync_interval: always`, or a stream of three replicas. Lost connections come back by
 //! themselves; until then every call ends with [`StoreError::Away`] within two seconds.
 
+pub(crate) mod diagnose;
 mod documents;
 mod journal;
 mod ledger;
@@ -83,7 +84,7 @@ fn redis_client(url: &str) -> Result<redis::Client, StoreError> {
     // The URL may hold a password: it is in no error.
     let invalid = |_| {
         StoreError::Invalid(
-            "the URL of redis cannot be read: use `redis://host:port/0` (TLS is not built in)".to_owned(),
+            "the URL of redis cannot be read: use `redis://host:port/0`, or `rediss://` for TLS".to_owned(),
         )
     };
     // A server that vanished without a word is noticed when what was sent is not confirmed in time.

@@ -9,7 +9,7 @@ use crate::usage::Usage;
 use crate::verdict::{Decision, Mode};
 
 /// Which part of a call's life an entry tells.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize, schemars::JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Phase {
     /// The call is about to leave. On disk before its first byte does.
@@ -146,6 +146,9 @@ pub struct Record {
     /// Id of the approval.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub approval: Option<String>,
+    /// Who approved it, by name.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub approved_by: Vec<String>,
 }
 
 impl Record {
@@ -181,6 +184,7 @@ impl Record {
             latency_us: None,
             bytes: None,
             approval: None,
+            approved_by: Vec::new(),
         }
     }
 }

@@ -1,6 +1,9 @@
 //! What the control service, its sidecars and its clients say to each other: JSON over HTTP below `/v1`.
 
+pub mod approvals;
+pub mod feed;
 pub mod keys;
+pub mod records;
 
 use std::collections::BTreeMap;
 
@@ -264,15 +267,37 @@ pub struct Feed {
     /// All kill switches that bear on the sidecar, with the number of their last change.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub kills: Option<Kills>,
+    /// What is in force now, where control knows it for sure.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub beat: Option<feed::Beat>,
 }
 
-/// Kill switches as of one change.
+/// Kill switches as of one change, as sidecars of one tenant get them.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Kills {
+    /// Tenant.
+    #[serde(default)]
+    pub tenant: String,
     /// Number of the change; they only go up.
     pub number: u64,
     /// Those that are on.
     pub scopes: Vec<Scope>,
+    /// Ed25519 signature over [`Kills::message`], in hex.
+    #[serde(default)]
+    pub signature: String,
+}
+
+impl Kills {
+    /// What is signed: a title, the tenant and the number, each on a line, then every scope as its length and itself.
+    #[must_use]
+    pub fn message(&self) -> Vec<u8> {
+        let mut message = format!("sideguard kills 1\n{}\n{}\n", self.tenant, self.number);
+        for scope in &self.scopes {
+            let scope = scope.to_string();
+            message.push_str(&format!("{} {scope}\n", scope.len()));
+        }
+        message.into_bytes()
+    }
 }
 
 /// `POST /v1/enrol`: a sidecar's first word, with a token that is good for one enrolment.
@@ -283,6 +308,10 @@ pub struct Enrol {
     pub token: String,
     /// The sidecar's own id.
     pub sidecar: String,
+    /// A key of the sidecar's own making, `sgk_` and 64 hex digits: whoever asks again with the same one, having missed the
+    /// answer, gets it again. Control makes one when absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub key: Option<String>,
 }
 
 /// The answer: who the sidecar is from now on.
@@ -348,9 +377,34 @@ pub struct Report {
     pub calls: u64,
     /// Refusals so far.
     pub denied: u64,
+    /// Tokens that models have read and written so far.
+    #[serde(default)]
+    pub tokens: u64,
+    /// What that has cost, in micro-dollars.
+    #[serde(default)]
+    pub cost: u64,
+    /// What it did in the last few seconds.
+    #[serde(default)]
+    pub lately: Lately,
     /// Breakers that are not healthy, as `name: state`.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub breakers: Vec<String>,
+    /// Chance: comes back signed, in a [`feed::Beat`].
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub nonce: String,
+}
+
+/// What a sidecar did in a short time before its report.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct Lately {
+    /// How long that time was, in milliseconds; nothing is known when zero.
+    pub millis: u64,
+    /// Calls in it.
+    pub calls: u64,
+    /// Refusals in it.
+    pub denied: u64,
+    /// Tokens in it.
+    pub tokens: u64,
 }
 
 /// A generation that a sidecar did not take.
@@ -373,6 +427,9 @@ pub struct Sidecar {
     pub standing: Standing,
     /// When it was heard of last.
     pub seen: Timestamp,
+    /// How far its record has come; none before its first batch.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub record: Option<records::Kept>,
     /// What it said then.
     #[serde(flatten)]
     pub report: Report,

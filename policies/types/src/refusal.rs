@@ -108,6 +108,8 @@ pub struct Refusal {
     pub retry_after: Option<Duration>,
     /// Id of the pending approval.
     pub approval: Option<String>,
+    /// Where people see it.
+    pub approval_url: Option<String>,
 }
 
 impl Refusal {
@@ -124,6 +126,7 @@ impl Refusal {
             reset_at: None,
             retry_after: None,
             approval: None,
+            approval_url: None,
         }
     }
 

@@ -17,7 +17,7 @@ use serde::{Deserialize, Serialize};
 pub use agent::{AgentKey, AgentSpec};
 pub use budget::{BudgetScope, BudgetSpec, Limit, Per, Unit, Window};
 pub use catalog::{CatalogTool, ToolCatalogSpec};
-pub use control::{ControlLimits, ControlSpec, ControlTls, SharedStore};
+pub use control::{ApprovalsSpec, ControlLimits, ControlSpec, ControlTls, SecretFile, SharedStore, Webhook};
 pub use policy::{
     ContentMatch, DelegationMatch, MatchSpec, ModeByPoint, ModeSpec, PolicySpec, RuleSpec, VelocitySpec,
 };

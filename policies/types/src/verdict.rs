@@ -120,15 +120,34 @@ pub struct Rate {
 #[derive(Debug, Default, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Approval {
-    /// Roles whose members may approve; empty means operators.
+    /// How many seconds a call waits for an answer before it is refused with the approval's id; 30 when absent, at most
+    /// 300. The same call passes once when the answer comes later.
+    #[serde(
+        default,
+        rename = "holdSeconds",
+        alias = "hold_seconds",
+        skip_serializing_if = "Option::is_none"
+    )]
+    pub hold_seconds: Option<u32>,
+    /// Roles whose members may approve: `operator`, `approver`, or the value of a key's label `role`; the first two when
+    /// empty.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub roles: Vec<String>,
+    /// Who may approve: names of keys, or labels that they have as `name=value`; everybody with the role when empty.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub approvers: Vec<String>,
     /// How many must say yes; 1 when absent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub quorum: Option<u32>,
-    /// How long a request stays open.
+    /// How long a request stays open; an hour when absent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub expires: Option<Span>,
+    /// How long a grant is good once it is given; 10 minutes when absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub valid: Option<Span>,
+    /// How long the same call is refused without asking after a denial; 5 minutes when absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cooldown: Option<Span>,
 }
 
 /// The judgement of one call by a whole policy set.

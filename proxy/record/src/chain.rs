@@ -6,6 +6,8 @@ use sha2::{Digest, Sha256};
 use sideguard_types::audit::{Phase, Record};
 use sideguard_types::time::Timestamp;
 
+use crate::tree::{Hash, Tree};
+
 /// What stands between a line's hashed bytes and its hash.
 const HASH_MARK: &[u8] = b",\"hash\":\"";
 /// What stands between a checkpoint's signed bytes and its signature.
@@ -43,27 +45,37 @@ impl Author {
         Self { sidecar, key, key_hex }
     }
 
+    /// The public key, in hex.
+    pub(crate) fn public_key(&self) -> &str {
+        &self.key_hex
+    }
+
     /// Most bytes that a line has beyond its body; what a checkpoint takes in all is below it too.
     pub(crate) fn overhead(&self) -> u64 {
         const MEMBERS: u64 = 1024;
         MEMBERS.saturating_add(self.sidecar.len() as u64)
     }
 
-    /// Appends the line of `body`, a JSON object without its closing brace, and moves `tip` past it.
-    pub(crate) fn line(&self, tip: &mut Tip, body: &[u8], out: &mut Vec<u8>) {
+    /// Appends the line of `body`, a JSON object without its closing brace, and moves `tip` past it. Returns its hash.
+    pub(crate) fn line(&self, tip: &mut Tip, body: &[u8], out: &mut Vec<u8>) -> Hash {
         let start = out.len();
         self.open(tip, body, out);
-        close(tip, start, out);
+        close(tip, start, out)
     }
 
-    /// Appends a signed checkpoint at `time` and moves `tip` past it.
-    pub(crate) fn checkpoint(&self, tip: &mut Tip, time: Timestamp, out: &mut Vec<u8>) {
+    /// Appends a checkpoint at `time`, signed and with the root of the `tree` over the records since the one before, and
+    /// moves `tip` past it.
+    pub(crate) fn checkpoint(&self, tip: &mut Tip, time: Timestamp, tree: &Tree, out: &mut Vec<u8>) {
         let start = out.len();
         let mut body = Vec::new();
         let record = Record { code: Some("checkpoint".to_owned()), ..Record::new(Phase::Control, time) };
         write_body(&record, &mut body);
         self.open(tip, &body, out);
-        out.extend_from_slice(b",\"key\":\"");
+        out.extend_from_slice(b",\"since\":");
+        out.extend_from_slice(tip.next_seq.saturating_sub(tree.count().into()).to_string().as_bytes());
+        out.extend_from_slice(b",\"root\":\"");
+        out.extend_from_slice(hex(&tree.root()).as_bytes());
+        out.extend_from_slice(b"\",\"key\":\"");
         out.extend_from_slice(self.key_hex.as_bytes());
         out.push(b'"');
         let signature = self.key.sign(out.get(start..).unwrap_or_default());
@@ -84,13 +96,16 @@ impl Author {
     }
 }
 
-fn close(tip: &mut Tip, start: usize, out: &mut Vec<u8>) {
-    let hash = hash(out.get(start..).unwrap_or_default());
+fn close(tip: &mut Tip, start: usize, out: &mut Vec<u8>) -> Hash {
+    let raw: Hash = Sha256::digest(out.get(start..).unwrap_or_default()).into();
+    let mut hash = [0; 64];
+    write_hex(&raw, &mut hash);
     out.extend_from_slice(HASH_MARK);
     out.extend_from_slice(&hash);
     out.extend_from_slice(LINE_END);
     out.push(b'\n');
     *tip = Tip { next_seq: tip.next_seq.saturating_add(1), prev: hash };
+    raw
 }
 
 /// Appends `record` as a JSON object without its closing brace.
@@ -123,6 +138,9 @@ pub enum Flaw {
     /// A checkpoint's key is not among the trusted ones.
     #[error("its checkpoint is signed with the key `{0}`, which is not trusted")]
     Key(String),
+    /// A checkpoint's root is not that of the records since the checkpoint before.
+    #[error("its checkpoint's `root` does not fit the records before it")]
+    Root,
     /// A checkpoint's signature is wrong.
     #[error("its checkpoint's `signature` is wrong: the chain was rewritten without the key")]
     Signature,
@@ -153,6 +171,11 @@ pub(crate) struct Link {
     key: Option<String>,
     #[serde(default)]
     signature: Option<String>,
+    /// The first record that a checkpoint's root is about.
+    #[serde(default)]
+    pub(crate) since: Option<u64>,
+    #[serde(default)]
+    pub(crate) root: Option<String>,
     #[serde(skip)]
     hash: Option<HexHash>,
 }
@@ -183,6 +206,32 @@ impl Link {
     /// Where the chain stands after the line.
     pub(crate) fn tip(&self) -> Tip {
         Tip { next_seq: self.seq.saturating_add(1), prev: self.hash.unwrap_or(Tip::START.prev) }
+    }
+
+    /// The line's own hash.
+    pub(crate) fn hash(&self) -> Hash {
+        let text = self.hash.as_ref().and_then(|hash| std::str::from_utf8(hash).ok());
+        text.and_then(unhex).unwrap_or_default()
+    }
+
+    /// Adds the line to the tree over the records since the last checkpoint, or compares that tree with what a checkpoint
+    /// says of it and begins anew. Logs of an earlier version have checkpoints without a root.
+    pub(crate) fn grow(&self, tree: &mut Tree) -> Result<(), Flaw> {
+        if !self.is_checkpoint() {
+            tree.add(self.hash());
+            return Ok(());
+        }
+        let whole = std::mem::replace(tree, Tree::EMPTY);
+        match (self.since, &self.root) {
+            (None, None) => Ok(()),
+            (Some(since), Some(root))
+                if self.seq.checked_sub(since) == Some(whole.count().into())
+                    && *root == hex(&whole.root()) =>
+            {
+                Ok(())
+            }
+            _ => Err(Flaw::Root),
+        }
     }
 
     /// Whether the line is a checkpoint.
@@ -292,7 +341,7 @@ mod tests {
     #[test]
     fn a_checkpoint_needs_its_key() {
         let mut out = Vec::new();
-        author().checkpoint(&mut Tip::START.clone(), Timestamp(0), &mut out);
+        author().checkpoint(&mut Tip::START.clone(), Timestamp(0), &Tree::EMPTY, &mut out);
         let line = out.trim_ascii_end();
         let link = Link::read(line).expect("a good line");
         let key = SigningKey::from_bytes(&[7; 32]).verifying_key();

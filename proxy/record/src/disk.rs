@@ -1,7 +1,7 @@
 //! Files of the record: names of segments, and the seam through which the log writes them.
 
 use std::fs::{self, File, OpenOptions};
-use std::io::{self, BufRead, BufReader};
+use std::io::{self, BufRead, BufReader, Seek, SeekFrom};
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -116,6 +116,12 @@ pub(crate) struct Lines {
 impl Lines {
     pub(crate) fn new(file: File) -> Self {
         Self { reader: BufReader::with_capacity(1 << 16, file), number: 0, start: 0, end: 0 }
+    }
+
+    /// From the line on that begins at `offset`; its number is not known then.
+    pub(crate) fn at(mut file: File, offset: u64) -> io::Result<Self> {
+        file.seek(SeekFrom::Start(offset))?;
+        Ok(Self { start: offset, end: offset, ..Self::new(file) })
     }
 
     /// Reads the next line into `line`, without its newline; `None` at the end of the file. `Some(false)` is a

@@ -12,6 +12,7 @@
 //! | `seq` | number of the record: 1, 2, 3, without a gap, across segments |
 //! | `prev` | `hash` of the record before; 64 zeros in the first |
 //! | `sidecar` | which sidecar wrote it |
+//! | `since`, `root` | in checkpoints: the first record after the checkpoint before, and the root of the Merkle tree (RFC 6962) over the hashes from it up to this one, in hex |
 //! | `key`, `signature` | in checkpoints: Ed25519 public key, and its signature over the bytes of the line before `,"signature":`, in hex |
 //! | `hash` | SHA-256, in hex, of the bytes of the line before `,"hash":`; always the last member |
 //!
@@ -25,12 +26,15 @@
 //! Beside the segments: `record.pub` (public keys, one a line), `lock` (held by the writer), and `torn-<seq>`
 //! (bytes of a record that a crash cut short; a control record `torn_tail` tells of it).
 
+pub mod arriving;
 mod chain;
 mod disk;
 mod key;
 mod log;
+pub mod proof;
 pub mod read;
 mod recover;
+mod tree;
 pub mod verify;
 
 pub use key::{KeyError, load_or_create_key};

@@ -137,13 +137,14 @@ impl Log {
         let recovered = Recovered { last: tail.tip.next_seq.saturating_sub(1), torn: tail.torn.clone() };
         let current = tail.current.path.clone();
         let author = Author::new(&settings.sidecar, key);
+        let public_key = author.public_key().to_owned();
         let mut journal = Journal::resume(Arc::clone(&disk), &settings, author, tail, now)
             .map_err(|e| io_error("open", &current, e))?;
         if let Some(torn) = &recovered.torn {
             journal.later(&torn_note(torn, recovered.last, now));
         }
-        let writer =
-            Writer::start(journal, disk, settings.sync, lock).map_err(|e| io_error("write", dir, e))?;
+        let writer = Writer::start(journal, disk, settings.sync, lock, public_key)
+            .map_err(|e| io_error("write", dir, e))?;
         Ok((Self { writer: Arc::new(writer) }, recovered))
     }
 
@@ -192,10 +193,33 @@ impl Log {
         self.writer.shipped(seq);
     }
 
+    /// The last record that [`Log::shipped`] was told of since the start; 0 when there is none.
+    #[must_use]
+    pub fn shipped_to(&self) -> u64 {
+        self.writer.shipped_to()
+    }
+
+    /// Public key that its checkpoints are signed with, in hex.
+    #[must_use]
+    pub fn public_key(&self) -> &str {
+        self.writer.public_key()
+    }
+
     /// `seq` of the last record that is written; 0 when there is none.
     #[must_use]
     pub fn last(&self) -> u64 {
         self.writer.last()
+    }
+
+    /// `seq` of the last record that is known to be on disk: what may be told to others, since no crash takes it back.
+    #[must_use]
+    pub fn synced(&self) -> u64 {
+        self.writer.synced()
+    }
+
+    /// Waits until record `seq` is on disk, also when it is yet to be written.
+    pub fn on_disk(&self, seq: u64) -> Durable {
+        self.writer.on_disk(seq)
     }
 
     /// Whether an intent could be written now, as far as is known. The log finds out by itself when it can again.

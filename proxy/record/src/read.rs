@@ -4,6 +4,7 @@
 
 mod filter;
 mod follow;
+mod raw;
 
 use std::collections::VecDeque;
 use std::fs::File;
@@ -14,8 +15,9 @@ use serde::Deserialize;
 use sideguard_types::audit::Record;
 use sideguard_types::time::Timestamp;
 
-pub use filter::Filter;
+pub use filter::{Filter, glob};
 pub use follow::{Follow, follow};
+pub use raw::{Lump, Raw, oldest, raw};
 
 use crate::disk::{Lines, SegmentFile, segments};
 

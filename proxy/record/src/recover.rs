@@ -10,6 +10,7 @@ use sideguard_types::time::Timestamp;
 use crate::chain::{Flaw, Link, Tip};
 use crate::disk::{Lines, SegmentFile, segment_path, segments, torn_path};
 use crate::log::{OpenError, Torn};
+use crate::tree::Tree;
 
 /// Where a log goes on.
 pub(crate) struct Tail {
@@ -19,7 +20,7 @@ pub(crate) struct Tail {
     /// The segments before it.
     pub(crate) older: Vec<SegmentFile>,
     /// Records since the last checkpoint of the segment.
-    pub(crate) unsigned: u32,
+    pub(crate) tree: Tree,
     /// Time of the last checkpoint of the segment, or of its first record.
     pub(crate) signed_at: Option<Timestamp>,
     /// Time of the last record.
@@ -36,7 +37,7 @@ pub(crate) fn tail(dir: &Path) -> Result<Tail, OpenError> {
             tip: Tip::START,
             current,
             older,
-            unsigned: 0,
+            tree: Tree::EMPTY,
             signed_at: None,
             latest: None,
             torn: None,
@@ -58,7 +59,7 @@ fn scan(current: SegmentFile, before: Option<Tip>) -> Result<Tail, OpenError> {
     let fail = |source| io_error("read", &current.path, source);
     let mut lines = Lines::new(File::open(&current.path).map_err(fail)?);
     let (mut line, mut tip) = (Vec::new(), before);
-    let (mut unsigned, mut signed_at, mut latest, mut good) = (0_u32, None, None, 0);
+    let (mut tree, mut signed_at, mut latest, mut good) = (Tree::EMPTY, None, None, 0);
     while let Some(whole) = lines.next(&mut line).map_err(fail)? {
         let broken =
             |flaw| OpenError::Broken { file: current.path.clone(), line: lines.number, flaw: Box::new(flaw) };
@@ -72,7 +73,7 @@ fn scan(current: SegmentFile, before: Option<Tip>) -> Result<Tail, OpenError> {
             None if link.seq == current.first => tip = Some(link.tip()),
             None => return Err(broken(Flaw::Segment { expected: link.seq })),
         }
-        unsigned = if link.is_checkpoint() { 0 } else { unsigned.saturating_add(1) };
+        link.grow(&mut tree).map_err(broken)?;
         if signed_at.is_none() || link.is_checkpoint() {
             signed_at = Some(link.time);
         }
@@ -84,7 +85,7 @@ fn scan(current: SegmentFile, before: Option<Tip>) -> Result<Tail, OpenError> {
         return Err(OpenError::Broken { file: current.path, line: 1, flaw });
     };
     let current = SegmentFile { bytes: good, ..current };
-    Ok(Tail { tip, current, older: Vec::new(), unsigned, signed_at, latest, torn: None })
+    Ok(Tail { tip, current, older: Vec::new(), tree, signed_at, latest, torn: None })
 }
 
 /// Moves what lies behind the last whole record into a file of its own. When a crash came after that and before

@@ -16,6 +16,7 @@ pub use crate::chain::Flaw;
 use crate::chain::{Link, Tip};
 use crate::disk::{Lines, SegmentFile, segments};
 use crate::key::{KeyError, published};
+use crate::tree::Tree;
 
 /// A log never leaves more records than this without a checkpoint.
 pub const CHECKPOINT_RECORDS: u64 = 1_000;
@@ -71,7 +72,7 @@ pub fn verify(dir: &Path, public: &[VerifyingKey]) -> Result<Summary, Broken> {
         public
     };
     let segments = segments(dir).map_err(unreadable)?;
-    let mut check = Check { trusted, tip: Tip::START, summary: Summary::default() };
+    let mut check = Check { trusted, tip: Tip::START, tree: Tree::EMPTY, summary: Summary::default() };
     for (at, segment) in segments.iter().enumerate() {
         check.segment(segment, at + 1 == segments.len())?;
     }
@@ -83,6 +84,7 @@ pub fn verify(dir: &Path, public: &[VerifyingKey]) -> Result<Summary, Broken> {
 struct Check<'a> {
     trusted: &'a [VerifyingKey],
     tip: Tip,
+    tree: Tree,
     summary: Summary,
 }
 
@@ -124,6 +126,7 @@ impl Check<'_> {
             link.follow(&mut self.tip)?;
         }
         link.check_signature(line, self.trusted)?;
+        link.grow(&mut self.tree)?;
         let summary = &mut self.summary;
         summary.records += 1;
         summary.last = link.seq;

@@ -30,6 +30,14 @@ impl Stopwatch {
         self.0.elapsed()
     }
 
+    /// One that was started so much later, but not after now.
+    #[must_use]
+    #[expect(clippy::disallowed_methods, reason = "this is the clock")]
+    pub fn later(self, by: Duration) -> Self {
+        let now = Instant::now();
+        Self(self.0.checked_add(by).map_or(now, |then| then.min(now)))
+    }
+
     /// Whole microseconds since it was started.
     #[must_use]
     pub fn micros(self) -> u64 {

@@ -35,6 +35,20 @@ pub fn configuration() -> Vec<(String, String)> {
         .collect()
 }
 
+/// This process's own arguments, without the program's name; those that are not Unicode are left out.
+pub fn own_arguments() -> impl Iterator<Item = String> {
+    std::env::args_os().skip(1).filter_map(|word| word.into_string().ok())
+}
+
+/// This host's name, in lower-case letters, digits, `-` and `.`.
+#[must_use]
+pub fn host() -> String {
+    let name = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default().to_ascii_lowercase();
+    let plain = |c: &char| c.is_ascii_lowercase() || c.is_ascii_digit() || matches!(c, '-' | '.');
+    let name: String = name.trim().chars().filter(plain).collect();
+    if name.is_empty() { "unnamed".to_owned() } else { name }
+}
+
 /// The state directory when none is given: `$SIDEGUARD_STATE`, else `$XDG_STATE_HOME/sideguard`, else
 /// `~/.local/state/sideguard`, else `./.sideguard`.
 #[must_use]

@@ -2,10 +2,12 @@
 //! the environment, and serves health and metrics. It knows nothing of calls or policy.
 
 pub mod admin;
+pub mod chance;
 pub mod clock;
 pub mod drain;
 pub mod environment;
 pub mod id;
+pub mod limits;
 pub mod ports;
 pub mod secret;
 pub mod signal;

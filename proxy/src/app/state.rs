@@ -22,6 +22,10 @@ use sideguard_types::resource::ProxySpec;
 use crate::roots;
 
 const SEGMENT_BYTES: u64 = 64 << 20;
+/// Smallest segment under a small bound.
+const SMALLEST_SEGMENT: u64 = 64 << 10;
+/// Bound of a fleet's sidecar's record when its configuration has none.
+const MAX_SPOOL: u64 = 1 << 30;
 /// The longest window that a budget can have, and a day.
 const LOOK_BACK: Duration = Duration::from_secs(32 * 86_400);
 
@@ -68,12 +72,17 @@ pub(super) fn open(
     let spool = state.join("spool");
     let key_path = state.join("record.key");
     let key = load_or_create_key(&key_path).map_err(|error| failed(&key_path, &chain(&error)))?;
+    let fleet_bound = config.control.is_some().then_some(MAX_SPOOL);
+    let max_bytes = config.audit.max_spool.map(|size| size.0).or(fleet_bound);
+    // Only whole segments go: small ones under a small bound, so that there is something to go.
+    let segment_bytes =
+        max_bytes.map_or(SEGMENT_BYTES, |bound| (bound / 16).clamp(SMALLEST_SEGMENT, SEGMENT_BYTES));
     let settings = Settings {
         dir: spool.clone(),
         sidecar: sidecar_id(state)?,
         sync: config.audit.sync,
-        segment_bytes: SEGMENT_BYTES,
-        max_bytes: None,
+        segment_bytes,
+        max_bytes,
     };
     let (log, recovered) =
         Log::open(settings, key, clock::now()).map_err(|error| failed(&spool, &chain(&error)))?;

@@ -141,7 +141,7 @@ impl Stream<'_> {
                 None => std::future::pending().await,
             }
         };
-        let killed = self.sidecar.until_killed();
+        let killed = self.sidecar.until_killed(judge.exchange.caller.as_deref());
         tokio::pin!(late, killed);
         loop {
             let part = tokio::select! {

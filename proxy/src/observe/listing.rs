@@ -56,7 +56,7 @@ pub(super) async fn filtered(
                 };
                 tokio::select! {
                     biased;
-                    () = sidecar.until_killed() => Err(Code::Killed.as_str()),
+                    () = sidecar.until_killed(settlement.exchange.caller.as_deref()) => Err(Code::Killed.as_str()),
                     ended = in_time => ended,
                 }
             }
@@ -183,6 +183,10 @@ impl<'a> Sight<'a> {
             rpc_id: None,
             args_hash: None,
         };
-        decide::judge(self.sidecar, self.exchange, &self.caller, &item, &[]).is_ok()
+        match decide::judge(self.sidecar, self.exchange, &self.caller, &item, &[]) {
+            Ok(_) => true,
+            // People can be asked when it is called.
+            Err(refusal) => refusal.code == Code::ApprovalRequired && self.sidecar.fleet.is_some(),
+        }
     }
 }

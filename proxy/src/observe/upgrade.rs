@@ -33,7 +33,7 @@ pub(super) async fn upgraded(sidecar: &Sidecar, sent: Sent<'_>, down: &mut Down)
                 let bytes = [AtomicU64::new(0), AtomicU64::new(0)];
                 tokio::select! {
                     () = carry(near, far, &bytes) => {}
-                    () = sidecar.until_killed() => answered.code = Some(Code::Killed.as_str()),
+                    () = sidecar.until_killed(settlement.exchange.caller.as_deref()) => answered.code = Some(Code::Killed.as_str()),
                 }
                 answered.bytes = Some(bytes.map(AtomicU64::into_inner));
             }

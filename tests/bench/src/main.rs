@@ -10,6 +10,7 @@ mod bare_pingora;
 mod certificates;
 mod clock;
 mod decisions;
+mod fanout;
 mod goals;
 mod load;
 mod model;
@@ -51,6 +52,8 @@ struct Command {
 enum Role {
     /// Measures everything and reports.
     Run(Measurement),
+    /// Measures how fast a change of policy reaches a fleet.
+    Fanout(fanout::Fleet),
     /// Runs the stand-in model.
     Upstream {
         #[command(flatten)]
@@ -151,6 +154,7 @@ struct To {
 fn main() -> Result<ExitCode> {
     match Command::parse().role {
         Role::Run(measurement) => return on_one_thread(measurement.take()),
+        Role::Fanout(fleet) => on_one_thread(fleet.measure()),
         Role::Upstream { listen, chunks, spacing_ms } => {
             end_with_parent()?;
             let pace = Pace { chunks, spacing: Duration::from_millis(spacing_ms) };

@@ -57,6 +57,16 @@ impl Place {
         Self { control: Some(url.to_owned()), ..Self::default() }
     }
 
+    /// The service that these flags name.
+    pub(crate) fn new(
+        control: Option<String>,
+        key_file: Option<PathBuf>,
+        ca_file: Option<PathBuf>,
+        state: Option<PathBuf>,
+    ) -> Self {
+        Self { control, key_file, ca_file, state, ..Self::default() }
+    }
+
     /// A client of the service.
     pub(crate) fn client(&self) -> Outcome<Client> {
         let found = self.find(&environment::variable)?;

@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use serde_json::{Value, json};
 use sideguard_client::{Client, Objects};
 use sideguard_types::control::{Generation, Kill, Object, Scope, Sidecar, Standing};
+use sideguard_types::units::MicroUsd;
 
 use super::kind::Kind;
 use super::object;
@@ -64,6 +65,8 @@ pub(crate) const fn head(kind: Kind) -> (&'static [&'static str], usize) {
                 "REFUSED",
                 "BREAKERS",
                 "DIGEST",
+                "TOKENS",
+                "COST",
             ],
             9,
         ),
@@ -236,8 +239,9 @@ fn sidecar(sidecar: &Sidecar) -> Row {
         report.breakers.join(", "),
         report.digest.clone(),
     ];
+    let spent = [report.tokens.to_string(), format!("${}", MicroUsd(report.cost))];
     let mark = format!("{}\0{}", steady.join("\0"), wide.join("\0"));
-    let cells = [steady.to_vec(), counted.to_vec(), wide.to_vec()].concat();
+    let cells = [steady.to_vec(), counted.to_vec(), wide.to_vec(), spent.to_vec()].concat();
     Row { mark, ..row(&sidecar.id, Some(&sidecar.tenant), cells, json!(sidecar)) }
 }
 

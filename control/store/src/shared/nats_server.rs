@@ -216,7 +216,7 @@ fn part(answer: Result<StreamMessage, RawMessageError>) -> Result<Option<Part>, 
 }
 
 /// Reads URLs with commas between them. One may hold a password: none is in the error.
-fn addresses(urls: &str) -> Result<Vec<ServerAddr>, StoreError> {
+pub(super) fn addresses(urls: &str) -> Result<Vec<ServerAddr>, StoreError> {
     let invalid = "the URL of nats cannot be read: use `nats://host:port`";
     let addresses: Result<Vec<_>, _> = urls.split(',').map(str::parse).collect();
     addresses.map_err(|_| StoreError::Invalid(invalid.to_owned()))

@@ -8,7 +8,6 @@ mod ledger;
 mod model;
 mod notices;
 mod outage;
-mod servers;
 mod stores;
 
 macro_rules! promises {

@@ -14,8 +14,8 @@ use sideguard_store::{Store, StoreError};
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
-use crate::servers::{SERVERS, Server, Servers};
 use crate::stores::{NOW, after, key};
+use harness::servers::{SERVERS, Server, Servers};
 
 const WRITERS: u64 = 6;
 const OUTAGES: u64 = 4;

@@ -7,7 +7,7 @@ use sideguard_store::key::Key;
 use sideguard_types::time::Timestamp;
 use tempfile::TempDir;
 
-use crate::servers::SERVERS;
+use harness::servers::SERVERS;
 
 /// How many shared stores were made.
 static NUMBER: AtomicU32 = AtomicU32::new(0);

@@ -276,6 +276,9 @@ fn decision(at: &mut Place<'_, '_>, rule: &RuleSpec) {
         if approval.quorum == Some(0) {
             at.error("approval", &["approval", "quorum"], "a quorum of 0 asks nobody".to_owned());
         }
+        if approval.hold_seconds.is_some_and(|seconds| seconds > 300) {
+            at.error("approval", &["approval", "holdSeconds"], "a call is held for at most 300 s".to_owned());
+        }
     }
 }
 

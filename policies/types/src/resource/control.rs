@@ -23,6 +23,8 @@ pub struct ControlSpec {
     pub hosts: Vec<String>,
     /// What one client, or all together, may ask for.
     pub limits: ControlLimits,
+    /// How people are told of calls that wait for them.
+    pub approvals: ApprovalsSpec,
 }
 
 impl Default for ControlSpec {
@@ -34,6 +36,7 @@ impl Default for ControlSpec {
             tls: None,
             hosts: Vec::new(),
             limits: ControlLimits::default(),
+            approvals: ApprovalsSpec::default(),
         }
     }
 }
@@ -64,6 +67,35 @@ impl Default for ControlLimits {
             held_by_key: 256,
         }
     }
+}
+
+/// How people are told of calls that wait for them.
+#[derive(Debug, Default, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct ApprovalsSpec {
+    /// Who is told of each new approval; at most 8.
+    pub webhooks: Vec<Webhook>,
+}
+
+/// A URL that is told of each new approval, and may answer it, both signed.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Webhook {
+    /// Where notifications are posted: `https://…`, or `http://…` within a network that is trusted.
+    pub url: String,
+    /// The secret that both sides sign with; at least 16 bytes.
+    pub secret: SecretFile,
+    /// The tenant whose approvals it is told of and may answer; those of all when absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tenant: Option<String>,
+}
+
+/// File with a secret; white space around it does not count.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct SecretFile {
+    /// Its path.
+    pub file: PathBuf,
 }
 
 /// A store that several control services share.

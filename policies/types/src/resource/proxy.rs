@@ -10,7 +10,7 @@ use super::{Credential, Dialect, Metadata, StreamUsage, UpstreamSpec};
 use crate::time::Span;
 
 /// Configuration of a proxy. Every key can also be set as `SIDEGUARD_<PATH>`.
-#[derive(Debug, Default, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Default, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, rename_all = "camelCase", default)]
 pub struct ProxySpec {
     /// The agent that calls belong to, unless a key says otherwise.
@@ -47,7 +47,7 @@ pub struct ProxySpec {
 }
 
 /// An agent that is known by where its connections come from.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, rename_all = "camelCase")]
 pub struct BoundAgent {
     /// Who it is.
@@ -61,7 +61,7 @@ pub struct BoundAgent {
 }
 
 /// An upstream with its name, as the proxy's configuration lists it.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, rename_all = "camelCase")]
 pub struct NamedUpstream {
     /// Name: the first segment of its gateway path.
@@ -90,7 +90,7 @@ impl From<NamedUpstream> for (String, UpstreamSpec) {
 }
 
 /// Addresses to listen on.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct Listen {
     /// The one outbound port.
@@ -109,11 +109,15 @@ impl Default for Listen {
 }
 
 /// Control service.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, rename_all = "camelCase")]
 pub struct Control {
-    /// Its base URL.
+    /// Its base URL; several with commas between are replicas of one, tried in turn.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
     pub url: String,
+    /// The same as a list.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub urls: Vec<String>,
     /// File with the enrolment token; needed once, for a state directory that has not enrolled.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub token: Option<TokenFile>,
@@ -140,6 +144,7 @@ impl Control {
     pub fn new(url: String, token: Option<TokenFile>) -> Self {
         Self {
             url,
+            urls: Vec::new(),
             token,
             ca: None,
             certificate: None,
@@ -147,6 +152,13 @@ impl Control {
             max_stale: an_hour(),
             max_stale_writes: a_minute(),
         }
+    }
+
+    /// All base URLs, with commas between.
+    #[must_use]
+    pub fn addresses(&self) -> String {
+        let own = self.url.split(',').chain(self.urls.iter().map(String::as_str)).map(str::trim);
+        own.filter(|url| !url.is_empty()).collect::<Vec<_>>().join(",")
     }
 }
 
@@ -159,7 +171,7 @@ fn a_minute() -> Span {
 }
 
 /// File with a token.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct TokenFile {
     /// Its path.
@@ -167,7 +179,7 @@ pub struct TokenFile {
 }
 
 /// Interception and trust.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, rename_all = "camelCase", default)]
 pub struct Tls {
     /// Hosts whose TLS is opened (globs).
@@ -198,7 +210,7 @@ impl Default for Tls {
 }
 
 /// What becomes of redirected TLS connections that name no server.
-#[derive(Debug, Default, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum NoSni {
     /// They are refused.
@@ -209,7 +221,7 @@ pub enum NoSni {
 }
 
 /// What becomes of TLS connections with an encrypted client hello.
-#[derive(Debug, Default, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Ech {
     /// They are refused.
@@ -221,7 +233,7 @@ pub enum Ech {
 }
 
 /// Sizes and times.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, rename_all = "camelCase", default)]
 pub struct Limits {
     /// Largest request body, after decompression too.
@@ -274,6 +286,19 @@ impl Size {
     }
 }
 
+impl JsonSchema for Size {
+    fn schema_name() -> std::borrow::Cow<'static, str> {
+        "Size".into()
+    }
+
+    fn json_schema(_: &mut schemars::SchemaGenerator) -> schemars::Schema {
+        schemars::json_schema!({
+            "type": "string",
+            "description": "A whole number and `B`, `KiB`, `MiB` or `GiB`, such as `8MiB`."
+        })
+    }
+}
+
 impl Serialize for Size {
     fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         let (number, unit) = match self.0 {
@@ -293,16 +318,20 @@ impl<'de> Deserialize<'de> for Size {
     }
 }
 
-/// How soon the record is on disk.
-#[derive(Debug, Default, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields, default)]
+/// How the record is kept on this disk.
+#[derive(Debug, Default, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, rename_all = "camelCase", default)]
 pub struct AuditSpec {
     /// `batch` or `always`.
     pub sync: Sync,
+    /// Most bytes that the record takes on this disk. What control has may go then, oldest first; what it has not stays,
+    /// and calls wait and are refused instead. For a sidecar of a fleet 1 GiB when absent, otherwise without bound.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub max_spool: Option<Size>,
 }
 
 /// When the record is forced to disk. Either way an intent is written before its call is dispatched.
-#[derive(Debug, Default, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Sync {
     /// At most 20 ms later: survives the death of the process at any point.
@@ -313,7 +342,7 @@ pub enum Sync {
 }
 
 /// Price of a model, in dollars for a million tokens.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, rename_all = "camelCase")]
 pub struct PriceSpec {
     /// Model's name (glob); `*` is the price of unknown models.
@@ -331,7 +360,7 @@ pub struct PriceSpec {
 }
 
 /// Form of refusals.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, rename_all = "camelCase", default)]
 pub struct Refusals {
     /// Status of `budget_exhausted`: 402, 403, 422 or 429.
@@ -349,7 +378,7 @@ impl Default for Refusals {
 }
 
 /// How a denied MCP tool call is answered.
-#[derive(Debug, Default, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum McpRefusal {
     /// A tool result with `isError: true`, which the model reads.
@@ -360,7 +389,7 @@ pub enum McpRefusal {
 }
 
 /// What becomes of a denied tool call in a model's answer.
-#[derive(Debug, Default, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum ToolCallRefusal {
     /// The block is replaced by a refusal that names the rule; the rest of the answer goes on.
@@ -371,7 +400,7 @@ pub enum ToolCallRefusal {
 }
 
 /// When breakers trip.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct Breakers {
     /// By upstream and model.
@@ -397,7 +426,7 @@ impl Default for BreakerSpec {
 }
 
 /// When an agent counts as running away.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, rename_all = "camelCase", default)]
 pub struct RunawaySpec {
     /// The same call (target and body) so often in `window` trips it; 0 switches this off.

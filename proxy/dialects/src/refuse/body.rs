@@ -124,6 +124,7 @@ pub(super) fn facts(refusal: &Refusal) -> Map<String, Value> {
     fact("reset_at", refusal.reset_at.map(|time| json!(time.to_string())));
     fact("retry_after_ms", retry_after(refusal).map(|(_, millis)| json!(millis as u64)));
     fact("approval_id", refusal.approval.as_ref().map(|id| json!(id)));
+    fact("approval_url", refusal.approval_url.as_ref().map(|url| json!(url)));
     fact("retry_with", (refusal.code == Code::ApprovalRequired).then(|| json!("same request")));
     facts
 }

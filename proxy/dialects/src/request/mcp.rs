@@ -76,6 +76,19 @@ impl McpMessage<'_> {
         self.id.is_some() && self.method.is_some()
     }
 
+    /// The splices that blank out what differs each time that a client sends the same again: the id, and the token that
+    /// progress is told by, which clients make from it. `body` is what the message was read from.
+    #[must_use]
+    pub fn without_numbers(&self, body: &[u8]) -> Vec<Edit> {
+        let token = self.places.params.and_then(|params| params.get("_meta")?.get("progressToken"));
+        let id = self.id.and_then(|id| {
+            let start = (id.as_ptr() as usize).checked_sub(body.as_ptr() as usize)?;
+            let end = start.checked_add(id.len())?;
+            (end <= body.len()).then_some(start..end)
+        });
+        token.map(|token| token.span()).into_iter().chain(id).map(|place| Edit::replace(place, "0")).collect()
+    }
+
     /// The splices that set and take out arguments of a `tools/call` by their top-level keys. A key in both is
     /// set. Everything else stays byte for byte; nothing to change gives no splice.
     #[must_use]

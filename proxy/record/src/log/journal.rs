@@ -16,6 +16,7 @@ use super::{Settings, Unwritable};
 use crate::chain::{Author, Tip, write_body};
 use crate::disk::{Disk, Medium, SegmentFile, segment_path};
 use crate::recover::Tail;
+use crate::tree::Tree;
 use crate::verify::CHECKPOINT_RECORDS;
 
 /// A checkpoint is due after so much activity.
@@ -56,7 +57,8 @@ struct Segment {
 struct Batch {
     out: Vec<u8>,
     tip: Tip,
-    unsigned: u32,
+    /// Records since the last checkpoint.
+    tree: Tree,
     signed_at: Timestamp,
     /// Bytes of the bodies that are in `out` or written.
     taken: usize,
@@ -82,7 +84,8 @@ pub(super) struct Journal {
     pending: Vec<u8>,
     out: Vec<u8>,
     latest: Timestamp,
-    unsigned: u32,
+    /// Records since the last checkpoint.
+    tree: Tree,
     signed_at: Timestamp,
     /// The segment may hold bytes beyond `segment.len`.
     ragged: bool,
@@ -121,7 +124,7 @@ impl Journal {
             pending: Vec::new(),
             out: Vec::new(),
             latest: tail.latest.unwrap_or(now),
-            unsigned: tail.unsigned,
+            tree: tail.tree,
             signed_at: tail.signed_at.unwrap_or(now),
             ragged: false,
             trouble: None,
@@ -173,7 +176,7 @@ impl Journal {
     /// Writes what waits and a last checkpoint.
     pub(super) fn finish(&mut self) {
         let written = self.write_pending();
-        if written.is_ok() && self.unsigned > 0 {
+        if written.is_ok() && self.tree.count() > 0 {
             let mut batch = self.begin();
             self.checkpoint(&mut batch);
             // No one is left to be told; the next start finds the log whole either way.
@@ -183,6 +186,10 @@ impl Journal {
 
     pub(super) fn shipped(&mut self, seq: u64) {
         self.shipped = self.shipped.max(seq);
+    }
+
+    pub(super) fn shipped_to(&self) -> u64 {
+        self.shipped
     }
 
     pub(super) fn last(&self) -> u64 {
@@ -271,17 +278,17 @@ impl Journal {
             let body = bodies.get(start..=newline).unwrap_or_default();
             start = newline.saturating_add(1);
             if self.is_full_with(batch, body.len()) {
-                if batch.unsigned > 0 {
+                if batch.tree.count() > 0 {
                     self.checkpoint(batch);
                 }
                 self.commit(batch, room)?;
                 self.rotate()?;
             }
             batch.last = batch.tip.next_seq;
-            self.author.line(&mut batch.tip, body.trim_ascii_end(), &mut batch.out);
+            let hash = self.author.line(&mut batch.tip, body.trim_ascii_end(), &mut batch.out);
+            batch.tree.add(hash);
             batch.taken = batch.taken.saturating_add(body.len());
-            batch.unsigned = batch.unsigned.saturating_add(1);
-            if u64::from(batch.unsigned) >= CHECKPOINT_RECORDS {
+            if u64::from(batch.tree.count()) >= CHECKPOINT_RECORDS {
                 self.checkpoint(batch);
             }
         }
@@ -297,7 +304,7 @@ impl Journal {
         Batch {
             out,
             tip: self.tip,
-            unsigned: self.unsigned,
+            tree: self.tree,
             signed_at: self.signed_at,
             taken: 0,
             written: 0,
@@ -306,9 +313,9 @@ impl Journal {
     }
 
     fn checkpoint(&self, batch: &mut Batch) {
-        self.author.checkpoint(&mut batch.tip, self.latest, &mut batch.out);
+        self.author.checkpoint(&mut batch.tip, self.latest, &batch.tree, &mut batch.out);
         batch.signed_at = self.latest;
-        batch.unsigned = 0;
+        batch.tree = Tree::EMPTY;
     }
 
     /// Whether the segment has no room for a body of `size`, and a checkpoint after it.
@@ -331,7 +338,7 @@ impl Journal {
         self.segment.len = self.segment.len.saturating_add(size);
         self.total = self.total.saturating_add(size);
         self.tip = batch.tip;
-        self.unsigned = batch.unsigned;
+        self.tree = batch.tree;
         self.signed_at = batch.signed_at;
         batch.written = batch.taken;
         batch.out.clear();

@@ -44,10 +44,17 @@ pub(super) struct Shared {
 pub(super) struct Writer {
     shared: Arc<Shared>,
     thread: Mutex<Option<JoinHandle<()>>>,
+    public_key: String,
 }
 
 impl Writer {
-    pub(super) fn start(journal: Journal, disk: Arc<dyn Disk>, sync: Sync, lock: File) -> io::Result<Self> {
+    pub(super) fn start(
+        journal: Journal,
+        disk: Arc<dyn Disk>,
+        sync: Sync,
+        lock: File,
+        public_key: String,
+    ) -> io::Result<Self> {
         let shared = Arc::new(Shared {
             journal: Mutex::new(journal),
             work: Condvar::new(),
@@ -65,7 +72,7 @@ impl Writer {
                 drop(lock); // only now may another process write here
             }
         })?;
-        Ok(Self { shared, thread: Mutex::new(Some(thread)) })
+        Ok(Self { shared, thread: Mutex::new(Some(thread)), public_key })
     }
 
     pub(super) fn intent(&self, record: &Record) -> Result<Written, Unwritable> {
@@ -85,6 +92,14 @@ impl Writer {
             Sync::Always => Some((Arc::clone(&self.shared), seq)),
         };
         Durable { wait }
+    }
+
+    pub(super) fn on_disk(&self, seq: u64) -> Durable {
+        Durable { wait: Some((Arc::clone(&self.shared), seq)) }
+    }
+
+    pub(super) fn synced(&self) -> u64 {
+        self.shared.journal.lock().synced()
     }
 
     pub(super) fn wait_synced(&self, seq: u64) -> Result<(), Unwritable> {
@@ -113,6 +128,14 @@ impl Writer {
 
     pub(super) fn shipped(&self, seq: u64) {
         self.shared.journal.lock().shipped(seq);
+    }
+
+    pub(super) fn shipped_to(&self) -> u64 {
+        self.shared.journal.lock().shipped_to()
+    }
+
+    pub(super) fn public_key(&self) -> &str {
+        &self.public_key
     }
 
     pub(super) fn last(&self) -> u64 {

@@ -11,20 +11,29 @@ use std::sync::{LazyLock, mpsc};
 use std::thread;
 
 /// Both servers, shared by all cases that do not stop them.
-pub(crate) static SERVERS: LazyLock<Servers> = LazyLock::new(Servers::start);
+pub static SERVERS: LazyLock<Servers> = LazyLock::new(Servers::start);
 
 /// A running Redis and NATS.
-pub(crate) struct Servers {
-    pub(crate) redis: Server,
-    pub(crate) nats: Server,
+pub struct Servers {
+    /// Redis, with an append-only file that is synced always.
+    pub redis: Server,
+    /// NATS with JetStream, synced always.
+    pub nats: Server,
 }
 
 impl Servers {
-    pub(crate) fn start() -> Self {
+    /// Starts both.
+    ///
+    /// # Panics
+    /// When one does not start.
+    #[must_use]
+    pub fn start() -> Self {
         Self { redis: Server::start(Kind::Redis), nats: Server::start(Kind::Nats) }
     }
 
-    pub(crate) fn urls(&self) -> (String, String) {
+    /// The URLs of Redis and NATS.
+    #[must_use]
+    pub fn urls(&self) -> (String, String) {
         (format!("redis://127.0.0.1:{}/0", self.redis.port), format!("nats://127.0.0.1:{}", self.nats.port))
     }
 }
@@ -70,7 +79,7 @@ impl Kind {
 
 /// Where `tests/setup` puts the server.
 fn nats_server() -> PathBuf {
-    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../..");
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
     let installed = root.join("target/servers/python/bin/nats-server");
     assert!(installed.exists(), "`{}` is missing: run tests/setup", installed.display());
     installed
@@ -85,7 +94,7 @@ struct ServerDir {
 impl ServerDir {
     fn new() -> Self {
         static NUMBER: AtomicU32 = AtomicU32::new(0);
-        let root = Path::new(env!("CARGO_TARGET_TMPDIR")).join("servers");
+        let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../target/tmp/servers");
         std::fs::create_dir_all(&root).expect("a directory");
         let all = File::create(root.join("lock")).expect("a lock");
         all.lock().expect("a lock");
@@ -106,9 +115,10 @@ impl ServerDir {
 }
 
 /// A server that can be killed and started again on the same port and directory.
-pub(crate) struct Server {
+pub struct Server {
     kind: Kind,
-    pub(crate) port: u16,
+    /// Its port of the loopback.
+    pub port: u16,
     dir: ServerDir,
     child: parking_lot::Mutex<Option<Child>>,
 }
@@ -129,14 +139,20 @@ impl Server {
     }
 
     /// Kills it with SIGKILL.
-    pub(crate) fn kill(&self) {
+    ///
+    /// # Panics
+    /// When it does not run.
+    pub fn kill(&self) {
         let mut child = self.child.lock().take().expect("it runs");
         child.kill().expect("a kill");
         child.wait().expect("an end");
     }
 
     /// Halts it, or lets it go on, with its connections open.
-    pub(crate) fn signal(&self, name: &str) {
+    ///
+    /// # Panics
+    /// When it does not run.
+    pub fn signal(&self, name: &str) {
         let child = self.child.lock();
         let id = child.as_ref().expect("it runs").id().to_string();
         let status = Command::new("kill").args(["-s", name, &id]).status().expect("a signal");
@@ -144,7 +160,10 @@ impl Server {
     }
 
     /// Starts it again and returns when it takes connections.
-    pub(crate) fn restart(&self) {
+    ///
+    /// # Panics
+    /// When it does not start.
+    pub fn restart(&self) {
         let child = run(self.kind, self.port, &self.dir.path).expect("it starts again");
         *self.child.lock() = Some(child);
     }

@@ -1,0 +1,135 @@
+//! The way to control: enrolment, sessions one after another, reports, and the farewell.
+
+use std::fs;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use sha2::{Digest, Sha256};
+use sideguard_client::{Client, ClientError, Identity};
+use sideguard_runtime::chance;
+use sideguard_runtime::clock::Stopwatch;
+use sideguard_runtime::secret::Secret;
+use sideguard_types::control::feed::Leave;
+use sideguard_types::control::{Enrol, Enrolled};
+use sideguard_types::resource::Control;
+
+use super::follow::{self, Way};
+use super::{Fleet, Link, kept, report};
+use crate::app::Sidecar;
+
+/// How often a sidecar reports when nothing changes.
+const REPORT: Duration = Duration::from_secs(5);
+/// Reports that follow a change come within this time: a whole fleet's are not to come at once.
+const SPREAD: Duration = Duration::from_millis(250);
+/// First pause after control could not be reached; it doubles up to [`LONGEST_PAUSE`]. Each is cut short by chance.
+const PAUSE: Duration = Duration::from_millis(200);
+const LONGEST_PAUSE: Duration = Duration::from_secs(5);
+
+/// Nothing: a session ends in an error or not at all.
+pub(super) enum Never {}
+
+/// Belongs to the fleet until the task is dropped.
+pub(crate) async fn belong(sidecar: Arc<Sidecar>) {
+    let Some(fleet) = &sidecar.fleet else { return };
+    let mut pause = PAUSE;
+    loop {
+        let since = Stopwatch::start();
+        match session(&sidecar, fleet).await {
+            Ok(never) => match never {},
+            Err(error) => {
+                tracing::warn!(%error, "control is out of reach");
+                *fleet.trouble.lock() = Some(error);
+            }
+        }
+        if since.elapsed() > LONGEST_PAUSE {
+            pause = PAUSE;
+        }
+        tokio::time::sleep(chance::within(pause)).await;
+        pause = (pause * 2).min(LONGEST_PAUSE);
+    }
+}
+
+async fn session(sidecar: &Arc<Sidecar>, fleet: &Fleet) -> Result<Never, String> {
+    let told = |error: ClientError| error.to_string();
+    let client = client(&fleet.rules)?.anywhere();
+    let identity = enrolled(fleet, &client).await?;
+    fleet.tenant.store(Arc::new(identity.tenant.clone()));
+    let client = client.with_key(&Secret::new(identity.key.clone())).map_err(told)?;
+    let secret = Secret::new(Sha256::digest(identity.key.as_bytes()).into());
+    fleet.link.send_replace(Some(Arc::new(Link { client: client.clone(), secret })));
+    let way = Way { sidecar, fleet, client: &client, identity: &identity };
+    tokio::try_join!(follow::follow(way), tell(sidecar, fleet, &client, &identity)).map(|(never, _)| never)
+}
+
+/// A client of control without a key, with the files that its TLS needs.
+fn client(rules: &Control) -> Result<Client, String> {
+    let read = |file: &Option<PathBuf>| {
+        let read = |file: &PathBuf| fs::read(file).map_err(|error| format!("`{}`: {error}", file.display()));
+        file.as_ref().map(read).transpose()
+    };
+    let own = match (read(&rules.certificate)?, read(&rules.key)?) {
+        (Some(certificate), Some(key)) => Some(Identity { certificate, key: Secret::new(key) }),
+        (None, None) => None,
+        _ => return Err("`control.certificate` and `control.key` go together".to_owned()),
+    };
+    Client::with_identity(&rules.addresses(), None, read(&rules.ca)?.as_deref(), own.as_ref())
+        .map_err(|error| error.to_string())
+}
+
+/// Who this sidecar is, from enrolment or from earlier.
+async fn enrolled(fleet: &Fleet, client: &Client) -> Result<Enrolled, String> {
+    if let Some(known) = kept::identity(&fleet.state)? {
+        return Ok(known);
+    }
+    let token = fleet
+        .rules
+        .token
+        .as_ref()
+        .ok_or("`control.token` is needed to enrol: `sideguard token` makes one")?;
+    let text =
+        fs::read_to_string(&token.file).map_err(|error| format!("`{}`: {error}", token.file.display()))?;
+    // Kept before it is told: when the answer is lost, the same is asked again.
+    let key = kept::own_key(&fleet.state)?;
+    let ask = Enrol { token: text.trim().to_owned(), sidecar: fleet.sidecar.clone(), key: Some(key) };
+    let identity = client.enrol(&ask).await.map_err(|error| format!("enrolment: {error}"))?;
+    kept::keep_identity(&fleet.state, &identity)?;
+    Ok(identity)
+}
+
+/// Tells control how this sidecar stands.
+async fn tell(
+    sidecar: &Arc<Sidecar>,
+    fleet: &Fleet,
+    client: &Client,
+    identity: &Enrolled,
+) -> Result<Never, String> {
+    loop {
+        let (report, asked) = (report(sidecar, fleet), Stopwatch::start());
+        // The feed notices whether control is there; a store that is away for a moment does not end it.
+        match client.report(&report).await {
+            Ok(Some(beat)) => fleet.beat(identity, &beat, &report.nonce, asked),
+            Ok(None) => {}
+            Err(ClientError::Refused(problem)) if problem.status >= 500 => {
+                tracing::warn!(error = problem.detail, "control takes no report now");
+            }
+            Err(error) => return Err(error.to_string()),
+        }
+        tokio::select! {
+            () = fleet.changed.notified() => tokio::time::sleep(chance::within(SPREAD)).await,
+            () = tokio::time::sleep(REPORT) => {}
+        }
+    }
+}
+
+/// Says farewell. With `forget` the key ends too.
+pub(crate) async fn leave(sidecar: &Sidecar, forget: bool) {
+    let Some(fleet) = &sidecar.fleet else { return };
+    let Ok(Some(identity)) = kept::identity(&fleet.state) else { return };
+    let client = client(&fleet.rules)
+        .and_then(|client| client.with_key(&Secret::new(identity.key)).map_err(|error| error.to_string()));
+    let Ok(client) = client else { return };
+    if let Err(error) = client.leave(&Leave { forget }).await {
+        tracing::warn!(%error, "control has not heard the farewell: it will count this sidecar as lost");
+    }
+}
