@@ -171,7 +171,7 @@ async fn names_that_agents_choose_are_shown_and_never_run() {
         "breakers": [format!("{HOSTILE}: tripped")],
     });
     let key = enrolled["key"].as_str().expect("a key");
-    assert_eq!(service.ask(key, "POST", "/v1/report", &report.to_string()).await.status, 204);
+    assert_eq!(service.ask(key, "POST", "/v1/report", &report.to_string()).await.status / 100, 2);
     service.out(&["kill", "tenant/acme", "--reason", HOSTILE]).await;
     let mut entry = record(1, HOSTILE, HOSTILE);
     entry["record"]["target"]["tool"] = HOSTILE.into();
