@@ -2,6 +2,7 @@
 //! add one, so that none can be reached without having been thought about.
 
 mod approvals;
+mod budgets;
 mod described;
 mod desired;
 mod fleet;
@@ -9,6 +10,7 @@ mod guard;
 mod keys;
 mod records;
 mod session;
+mod watch;
 
 use std::sync::{Arc, LazyLock};
 
@@ -21,11 +23,13 @@ use serde::de::DeserializeOwned;
 use sideguard_store::Store;
 
 use crate::approvals::Webhooks;
+use crate::budgets::Budgets;
 use crate::error::Failure;
 use crate::feed::Waiting;
 use crate::keys::Principal;
 use crate::known::Known;
 use crate::limits::Limits;
+use crate::metrics::Metrics;
 use crate::openapi;
 use crate::page as files;
 use crate::records::Records;
@@ -51,6 +55,10 @@ pub(crate) struct Control {
     pub(crate) records: Records,
     pub(crate) webhooks: Arc<Webhooks>,
     pub(crate) known: Arc<Known>,
+    pub(crate) metrics: Arc<Metrics>,
+    /// Whether only this machine reaches the port.
+    pub(crate) loopback: bool,
+    pub(crate) budgets: Arc<Budgets>,
 }
 
 /// Who may use a route.
@@ -74,6 +82,8 @@ pub(crate) enum Access {
     Operators,
     /// Operators of all tenants.
     Owners,
+    /// Operators and viewers of all tenants; where the port is on loopback alone, whoever asks.
+    Scrape,
 }
 
 /// One line of the table: method, path, who may, and what answers.
@@ -81,13 +91,15 @@ type Route = (Method, &'static str, Access, fn() -> MethodRouter<Arc<Control>>);
 
 /// Every route.
 fn routes() -> Vec<Route> {
-    use Access::{Open, Operators, Overseers, Owners, People, Sidecars, Signature, Token, Voters};
+    use Access::{Open, Operators, Overseers, Owners, People, Scrape, Sidecars, Signature, Token, Voters};
     vec![
         (Method::GET, "/", Open, || get(files::index)),
         (Method::GET, "/page/{file}", Open, || get(files::asset)),
         (Method::GET, "/healthz", Open, || get(fleet::healthy)),
         (Method::GET, "/readyz", Open, || get(fleet::ready)),
         (Method::GET, "/version", Open, || get(fleet::version)),
+        (Method::GET, "/metrics", Scrape, || get(watch::metrics)),
+        (Method::GET, "/v1/sinks", People, || get(watch::sinks)),
         (Method::GET, "/openapi.json", Open, || get(openapi)),
         (Method::POST, "/session", Token, || post(session::begin)),
         (Method::GET, "/session", People, || get(session::whose)),
@@ -100,6 +112,10 @@ fn routes() -> Vec<Route> {
         (Method::GET, "/v1/feed/stream", Sidecars, || get(fleet::feed_stream)),
         (Method::POST, "/v1/leave", Sidecars, || post(fleet::leave)),
         (Method::POST, "/v1/report", Sidecars, || post(fleet::report)),
+        (Method::POST, "/v1/leases", Sidecars, || post(budgets::hold)),
+        (Method::POST, "/v1/leases/turns", Sidecars, || post(budgets::turn)),
+        (Method::GET, "/v1/budgets", People, || get(budgets::list)),
+        (Method::GET, "/v1/budgets/history", People, || get(budgets::history)),
         (Method::GET, "/v1/sidecars", People, || get(fleet::sidecars)),
         (Method::POST, "/v1/tokens", Operators, || post(fleet::token)),
         (Method::GET, "/v1/kills", People, || get(fleet::kills)),
@@ -125,7 +141,9 @@ fn routes() -> Vec<Route> {
         (Method::GET, "/v1/approvals", People, || get(approvals::list)),
         (Method::GET, "/v1/approvals/{id}", People, || get(approvals::one)),
         (Method::POST, "/v1/approvals/{id}", Voters, || post(approvals::answer)),
-        (Method::POST, "/v1/approvals/{id}/webhook", Signature, || post(approvals::webhook)),
+        (Method::POST, "/v1/approvals/{id}/webhook", Signature, || {
+            post(approvals::webhook).layer(DefaultBodyLimit::max(approvals::CALLBACK))
+        }),
     ]
 }
 
@@ -154,7 +172,8 @@ pub(crate) fn router(control: Arc<Control>) -> Router {
             },
         );
         let limit = DefaultBodyLimit::max(longest(path));
-        router = router.route(path, route().layer(limit).layer(guard));
+        let told = middleware::from_fn_with_state((Arc::clone(&control), path), watch::told);
+        router = router.route(path, route().layer(limit).layer(guard).layer(told));
     }
     let outermost = middleware::from_fn_with_state(Arc::clone(&control), guard::outermost);
     router
@@ -204,4 +223,4 @@ impl<S: Send + Sync, T: DeserializeOwned> FromRequest<S> for Body<T> {
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

@@ -5,7 +5,8 @@ use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use sideguard_runtime::{clock, ports, tasks};
+use sideguard_runtime::otlp::Telemetry;
+use sideguard_runtime::{clock, id, ports, tasks};
 use sideguard_store::{Store, StoreError};
 use sideguard_types::resource::ControlSpec;
 use tokio::net::TcpListener;
@@ -13,16 +14,21 @@ use tokio::sync::watch;
 
 use crate::api::{self, Control, Hosts};
 use crate::approvals::Webhooks;
+use crate::budgets::Budgets;
 use crate::error::Failure;
 use crate::feed::Waiting;
 use crate::known::Known;
 use crate::limits::Limits;
+use crate::metrics::{self, Metrics};
 use crate::operator::{self, NoKey};
 use crate::records::Records;
 use crate::serve;
 use crate::serve::tls::{TlsError, acceptor};
 use crate::signer::Signer;
+use crate::sinks::{self, Works};
 
+/// Longest time that the collector of telemetry is waited for at the end.
+const FLUSH: std::time::Duration = std::time::Duration::from_secs(3);
 /// Name of the file with the first operator's key, in the state directory.
 pub const OPERATOR_KEY: &str = "operator.key";
 
@@ -78,6 +84,8 @@ pub struct Running {
     serving: tokio::task::JoinHandle<()>,
     following: Vec<tasks::Owned>,
     waiting: Arc<Waiting>,
+    sinks: (Works, tasks::Owned),
+    telemetry: Option<Telemetry>,
 }
 
 /// Starts the service: `state` is its directory.
@@ -98,6 +106,9 @@ pub async fn start(spec: &ControlSpec, state: &Path) -> Result<Running, StartErr
         None => Store::open_embedded(&dir).await?,
         Some(shared) => Store::open_shared(&shared.redis, &shared.nats, &shared.namespace).await?,
     };
+    let telemetry = Telemetry::start("sideguard-control");
+    let metrics = Arc::new(Metrics::new(telemetry.clone()));
+    let store = metrics::counted(store, &metrics);
     let now = clock::now();
     let signer = Signer::open(&store, now).await?;
     let operator_key = state.join(OPERATOR_KEY);
@@ -105,6 +116,7 @@ pub async fn start(spec: &ControlSpec, state: &Path) -> Result<Running, StartErr
         NoKey::Kept(failure) => StartError::Kept(failure),
         NoKey::File(source) => StartError::State { path: operator_key.clone(), source },
     })?;
+    let budgets = Arc::new(Budgets::open(&store, spec.lease.0).await?);
     let waiting = Arc::new(Waiting::new());
     waiting.look(&store).await?;
     let listener = TcpListener::bind(listen)
@@ -122,6 +134,9 @@ pub async fn start(spec: &ControlSpec, state: &Path) -> Result<Running, StartErr
         records: Records::new(),
         webhooks: Arc::clone(&webhooks),
         known: Arc::clone(&known),
+        budgets: Arc::clone(&budgets),
+        metrics: Arc::clone(&metrics),
+        loopback: address.ip().is_loopback(),
         certificates: spec.tls.as_ref().is_some_and(|tls| tls.clients.is_some()),
     });
     let watched = Arc::clone(&control);
@@ -130,14 +145,37 @@ pub async fn start(spec: &ControlSpec, state: &Path) -> Result<Running, StartErr
     let url = url(spec, address);
     let serve = serve::serve(listener, tls, api::router(control), spec.limits.connections, stopped);
     let serving = tasks::spawn("control", serve);
+    let works = Works {
+        store: store.clone(),
+        files: dir.join("sinks"),
+        replica: match &spec.store {
+            None => "embedded".to_owned(),
+            Some(_) => format!("{address}/{}", id::new(now)),
+        },
+        metrics,
+    };
+    let passing = tasks::spawn("sinks", sinks::run(works.clone(), Arc::clone(&waiting)));
+    let sinks = (works, tasks::Owned::new(&passing));
     let follow = tasks::spawn("follow", Arc::clone(&waiting).follow(store.clone()));
     let keys = tasks::spawn("known", known.follow(store.clone()));
     let notify = tasks::spawn("webhooks", webhooks.follow(store.clone()));
-    let following = [&follow, &keys, &live, &notify].map(tasks::Owned::new).into();
+    let tend = tasks::spawn("budgets", budgets.tend(store.clone()));
+    let following = [&follow, &keys, &live, &notify, &tend].map(tasks::Owned::new).into();
     let told = [("control", url.clone()), ("operator_key_file", operator_key.display().to_string())];
     ports::announce(state, &told)
         .map_err(|source| StartError::State { path: state.join(ports::FILE), source })?;
-    Ok(Running { state: state.to_owned(), store, url, operator_key, stop, serving, following, waiting })
+    Ok(Running {
+        state: state.to_owned(),
+        store,
+        url,
+        operator_key,
+        stop,
+        serving,
+        following,
+        waiting,
+        sinks,
+        telemetry,
+    })
 }
 
 /// Where it is reached: by its first name, if it has one.
@@ -169,6 +207,14 @@ impl Running {
         // Questions of sidecars are held for long: they ask again elsewhere.
         let _ = tokio::time::timeout(std::time::Duration::from_secs(1), self.serving).await;
         drop(self.following);
+        let (works, passing) = self.sinks;
+        drop(passing);
+        if let Err(error) = sinks::release(&works).await {
+            tracing::warn!(%error, "leases of sinks stay until they are over");
+        }
+        if let Some(telemetry) = &self.telemetry {
+            telemetry.stop(FLUSH).await;
+        }
         // Nobody is there to tell.
         let _ = ports::withdraw(&self.state, &["control", "operator_key_file"]);
         self.store.close().await;

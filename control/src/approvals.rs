@@ -319,3 +319,131 @@ async fn change(
     }
     Err(Failure::Conflict(format!("too many answer approval `{id}` at once: try again")))
 }
+
+#[cfg(test)]
+mod tests {
+    use serde_json::Value;
+    use sideguard_runtime::clock;
+    use sideguard_store::Store;
+    use sideguard_types::control::approvals::{Answer, Ask, Held, Redeem, Said, State, Terms};
+
+    use super::{Webhooks, answer, ask, list, redeem, turned, whole};
+    use crate::error::Failure;
+    use crate::keys::{Principal, Role, own_key};
+
+    fn question(arguments: Value) -> Ask {
+        let terms = Terms {
+            quorum: 1,
+            roles: Vec::new(),
+            approvers: Vec::new(),
+            expires: 60,
+            valid: 60,
+            cooldown: 60,
+        };
+        let request = Held {
+            method: "POST".to_owned(),
+            scheme: "https".to_owned(),
+            host: "h".to_owned(),
+            path: "/".to_owned(),
+            headers: Vec::new(),
+            body: String::new(),
+            arguments,
+            constraints: Value::Null,
+        };
+        Ask {
+            agent: "writer".to_owned(),
+            chain: Vec::new(),
+            call: "c".to_owned(),
+            rule: "p/r".to_owned(),
+            reason: String::new(),
+            point: "tool.call".to_owned(),
+            topic: "job.h.post".to_owned(),
+            tool: None,
+            model: None,
+            policy_digest: "d".to_owned(),
+            hash: "0".repeat(64),
+            terms,
+            request,
+        }
+    }
+
+    fn sidecar() -> Principal {
+        Principal::new("s", Role::Sidecar, Some("acme".to_owned()))
+    }
+
+    #[test]
+    fn newer_ids_come_first_and_only_ids_are_names() {
+        let id = "01a2b3c4d5e6f708192a3b4c";
+        let (old, new) = (turned("000000000001000000000000"), turned("000000000002000000000000"));
+        assert!(new.expect("a name") < old.expect("a name"));
+        assert_eq!(turned(&turned(id).expect("a name")).ok().as_deref(), Some(id));
+        for id in ["", "x", "../../../../../../keys/a", &id.to_uppercase(), &id[1..], &format!("{id}0")] {
+            assert!(turned(id).is_err(), "{id}");
+        }
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn many_ask_for_one_approval_and_one_of_them_uses_it() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let store = Store::open_embedded(dir.path()).await.expect("a store");
+        let (hooks, sidecar) = (Webhooks::default(), sidecar());
+        let long = Value::String("é".repeat(3_000));
+        let asking = (0..16).map(|_| ask(&store, &hooks, clock::now(), &sidecar, question(long.clone())));
+        let asked = futures_util::future::try_join_all(asking).await.expect("questions");
+        let id = asked[0].id.clone();
+        assert!(asked.iter().all(|one| one.id == id && one.state == State::Pending));
+
+        let viewer = Principal::new("v", Role::Viewer, Some("acme".to_owned()));
+        let listed = list(&store, clock::now(), &viewer, None, None, 10).await.expect("a page");
+        assert!(listed.items.len() == 1 && listed.items[0].cut);
+        let shown = whole(&store, clock::now(), &viewer, &id).await.expect("an approval");
+        assert!(shown.arguments == long && !shown.cut);
+
+        let alice = Principal::new("alice", Role::Approver, None);
+        let yes = Answer { verdict: Said::Approve, reason: None };
+        answer(&store, &alice, &id, &yes).await.expect("an answer");
+        let wanted: Vec<Redeem> = (0..16)
+            .map(|call| Redeem {
+                agent: "writer".to_owned(),
+                call: call.to_string(),
+                hash: "0".repeat(64),
+                policy_digest: "d".to_owned(),
+            })
+            .collect();
+        let using = wanted.iter().map(|wanted| redeem(&store, &sidecar, &id, wanted));
+        let used = futures_util::future::join_all(using).await;
+        let winner = used.iter().position(Result::is_ok).expect("one that passes");
+        assert_eq!(used.iter().filter(|one| one.is_ok()).count(), 1);
+        assert!(used.iter().flat_map(Result::as_ref).all(|one| one.by == ["alice"]));
+        // The call whose answer was lost asks again; another sidecar's call of that name is another call.
+        assert!(redeem(&store, &sidecar, &id, &wanted[winner]).await.is_ok());
+        let other = Principal { name: "t".to_owned(), ..sidecar.clone() };
+        assert!(matches!(redeem(&store, &other, &id, &wanted[winner]).await, Err(Failure::Conflict(_))));
+
+        let events = own_key("approvals-events/acme").expect("a name");
+        let events = store.journal.read(&events, 0, 10).await.expect("a journal");
+        let events: Vec<Value> =
+            events.iter().map(|(_, entry)| serde_json::from_slice(entry).expect("JSON")).collect();
+        let names: Vec<&str> = events.iter().filter_map(|event| event["event"].as_str()).collect();
+        assert_eq!(names, ["asked", "answered", "consumed"]);
+        store.close().await;
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn what_is_too_large_is_not_taken() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let store = Store::open_embedded(dir.path()).await.expect("a store");
+        let refused = async |change: &dyn Fn(&mut Ask)| {
+            let mut question = question(Value::Null);
+            change(&mut question);
+            let asked = ask(&store, &Webhooks::default(), clock::now(), &sidecar(), question).await;
+            matches!(asked, Err(Failure::Invalid(_)))
+        };
+        assert!(refused(&|ask| ask.request.body = "a".repeat(super::BODY + 1)).await);
+        assert!(refused(&|ask| ask.agent = "a".repeat(super::TEXT + 1)).await);
+        assert!(refused(&|ask| ask.chain = vec![String::new(); super::SEVERAL + 1]).await);
+        assert!(refused(&|ask| ask.hash = "../x".to_owned()).await);
+        assert!(!refused(&|_| {}).await);
+        store.close().await;
+    }
+}

@@ -25,6 +25,7 @@ use sideguard_types::time::Timestamp;
 use crate::error::Failure;
 use crate::keys::{Principal, own_key};
 use crate::signer::hex;
+use crate::sinks;
 
 pub(crate) use generations::told;
 
@@ -48,6 +49,15 @@ pub(crate) struct Entry {
     pub(crate) text: String,
     /// The generation that it came with in this form.
     pub(crate) since: u64,
+}
+
+impl Entry {
+    /// Whether a principal may see it: its tenant's objects and those of all tenants, but not where the record of all tenants
+    /// is passed on to.
+    pub(crate) fn seen_by(&self, who: &Principal) -> bool {
+        let whole = who.tenant.is_none();
+        whole || if self.shared { self.name.kind != sinks::KIND } else { who.reaches(&self.name.tenant) }
+    }
 }
 
 /// A generation as it is kept.
@@ -150,7 +160,8 @@ pub(crate) async fn for_tenant(
     kept: &Kept,
     tenant: &str,
 ) -> Result<Signed, Failure> {
-    let own = kept.entries.iter().filter(|entry| entry.shared || entry.name.tenant == tenant);
+    let own = kept.entries.iter().filter(|entry| entry.name.kind != sinks::KIND);
+    let own = own.filter(|entry| entry.shared || entry.name.tenant == tenant);
     let own: Vec<Entry> = own.cloned().collect();
     let texts = texts(store, now, &own).await?;
     let documents =
@@ -223,6 +234,11 @@ pub(crate) async fn change(
     let changes = compared(store, now, &before.entries, &entries, &fresh).await?;
     for tenant in affected(before, &entries, &changes) {
         validate(store, now, tenant.as_deref(), &entries, &fresh).await?;
+    }
+    let sink = |change: &&Change| change.action != Action::Unchanged && change.name.kind == sinks::KIND;
+    if by.tenant.is_some() && changes.iter().any(|change| sink(&change)) {
+        // It names files, secrets and addresses of control's own machine and network.
+        return Err(Failure::Forbidden("change sinks: that takes an operator's of all tenants"));
     }
     let told = Generation {
         number,

@@ -169,6 +169,23 @@ impl Waiting {
         Duration::from_micros(self.since.micros().saturating_sub(began)) < SURE
     }
 
+    /// The generation in force, as soon as its number is another than `known`.
+    pub(crate) async fn other_than(&self, known: Option<u64>) -> Arc<Kept> {
+        let mut watching = self.now.subscribe();
+        let other = watching
+            .wait_for(|now| now.as_ref().is_some_and(|now| Some(now.generation.told.number) != known));
+        match other.await.map(|now| now.as_ref().map(|now| Arc::clone(&now.generation))) {
+            Ok(Some(kept)) => kept,
+            // The sender is this room's own, and what was waited for is there.
+            Ok(None) | Err(_) => std::future::pending().await,
+        }
+    }
+
+    /// How many questions wait for something new.
+    pub(crate) fn waiting(&self) -> usize {
+        self.now.receiver_count()
+    }
+
     /// What is newer for a tenant than what its sidecar has, as soon as there is something, or nothing after a while.
     pub(crate) async fn wait(
         &self,

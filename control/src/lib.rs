@@ -1,13 +1,14 @@
 //! The control service: one place that governs a fleet of sidecars.
 //!
 //! It keeps the desired state as a sequence of generations ([`desired`]), hands each one signed to the sidecars that watch for
-//! it ([`feed`]), knows how they stand ([`registry`]), and stops what a kill switch names ([`kills`]). Who may do what is
+//! it ([`feed`]), grants them leases of budgets ([`budgets`]), knows how they stand ([`registry`]), and stops what a kill switch names ([`kills`]). Who may do what is
 //! settled by keys ([`keys`]). [`api`] has one file for each part; [`app`] puts everything together. Nothing here knows the
 //! proxy; what is kept goes through `sideguard-store`.
 
 pub mod api;
 pub mod app;
 mod approvals;
+mod budgets;
 pub mod daemon;
 pub mod desired;
 mod error;
@@ -16,6 +17,7 @@ mod keys;
 mod kills;
 mod known;
 mod limits;
+mod metrics;
 mod openapi;
 mod operator;
 mod page;
@@ -24,6 +26,7 @@ mod registry;
 mod serve;
 mod sessions;
 mod signer;
+mod sinks;
 
 pub use error::Failure;
 pub use serve::tls::TlsError;

@@ -158,6 +158,9 @@ const fn told(access: Access) -> &'static str {
     match access {
         Access::Open => "Open to everybody.",
         Access::Token => "Open to whoever has the secret that the body brings.",
+        Access::Scrape => {
+            "For keys of operators and viewers of all tenants; open where the port is on loopback alone."
+        }
         Access::Signature => "For whoever signs the body with the secret of a webhook.",
         Access::Voters => "For keys of operators and approvers.",
         Access::Sidecars => "For keys of sidecars.",

@@ -54,13 +54,11 @@ pub(crate) struct Counts {
 
 impl Counts {
     /// Records and their bytes.
-    #[expect(dead_code, reason = "for metrics")]
     pub(crate) fn taken(&self) -> (u64, u64) {
         (self.records.load(Ordering::Relaxed), self.bytes.load(Ordering::Relaxed))
     }
 
     /// Batches that were refused, by reason.
-    #[expect(dead_code, reason = "for metrics")]
     pub(crate) fn refused(&self, trouble: Trouble) -> u64 {
         self.refused.get(trouble as usize).map_or(0, |count| count.load(Ordering::Relaxed))
     }
@@ -100,7 +98,6 @@ impl Records {
     }
 
     /// What was taken in so far.
-    #[expect(dead_code, reason = "for metrics")]
     pub(crate) const fn counts(&self) -> &Counts {
         &self.counts
     }

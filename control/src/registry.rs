@@ -1,8 +1,10 @@
 //! The sidecars that are known, and how each stands to the generation in force.
 
+use std::collections::HashMap;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
+use sideguard_runtime::clock;
 use sideguard_store::Store;
 use sideguard_store::documents::{Edit, Expect};
 use sideguard_store::key::{Key, Prefix};
@@ -17,6 +19,8 @@ use crate::records;
 const LOST: Duration = Duration::from_secs(20);
 /// After this long it is forgotten.
 const FORGOTTEN: Duration = Duration::from_secs(7 * 86_400);
+/// Every standing.
+const ALL: [Standing; 4] = [Standing::Current, Standing::Stale, Standing::Refused, Standing::Lost];
 /// Most sidecars of one page.
 const PAGE: usize = 500;
 
@@ -91,6 +95,29 @@ pub(crate) async fn list(
         items.push(Sidecar { id, tenant, standing, seen, record, report });
     }
     Ok(Page { items, next: page.next.as_ref().map(|key| name(key).to_owned()) })
+}
+
+/// How many sidecars stand how to the generation `head`.
+pub(crate) async fn standings(store: &Store, head: u64) -> Result<HashMap<&'static str, u64>, Failure> {
+    let invalid = |error: sideguard_store::key::KeyError| Failure::Invalid(error.to_string());
+    let scope = Prefix::new(OWN, "sidecars").map_err(invalid)?.into();
+    let now = clock::now();
+    let mut standings: HashMap<&'static str, u64> =
+        ALL.into_iter().map(|standing| (standing.as_str(), 0)).collect();
+    let mut after = None;
+    loop {
+        let page = store.documents.list(now, &scope, after.as_ref(), PAGE).await?;
+        for document in &page.documents {
+            let kept: Kept = serde_json::from_slice(&document.value)
+                .map_err(|_| Failure::Broken(document.key.to_string()))?;
+            let standing = standing(&kept.report, kept.seen, now, head);
+            *standings.entry(standing.as_str()).or_default() += 1;
+        }
+        after = page.next;
+        if after.is_none() {
+            return Ok(standings);
+        }
+    }
 }
 
 /// `TENANT/ID`.

@@ -24,6 +24,11 @@ pub(crate) async fn accept(
 ) -> Result<Accepted, Refused> {
     let policy = sidecar.policy.load_full();
     let mut exchange = Exchange::new(policy, down.head().method.as_str());
+    exchange.trace_id = text(&down.head().headers, "traceparent").and_then(trace_id);
+    down.count(&exchange.waits);
+    if let Some(traces) = &sidecar.traces {
+        traces.begin(&mut exchange, &down.head().headers);
+    }
     if let Some(raw) = down.raw_head() {
         if raw.len() as u64 > sidecar.config.limits.max_headers.0 {
             return Err(exchange.refuse(long_head(sidecar.config.limits.max_headers.0)));
@@ -38,7 +43,6 @@ pub(crate) async fn accept(
     let headers = &down.head().headers;
     exchange.session =
         text(headers, "x-sideguard-session").map(|session| session.chars().take(128).collect());
-    exchange.trace_id = text(headers, "traceparent").and_then(trace_id);
     let key = headers
         .get("x-sideguard-key")
         .and_then(|key| key.to_str().ok())

@@ -18,6 +18,7 @@ use sideguard_policy::redact::Detectors;
 use sideguard_policy::source::Source;
 use sideguard_record::Log;
 use sideguard_runtime::drain::Drain;
+use sideguard_runtime::otlp::Telemetry;
 use sideguard_runtime::secret::Secret;
 use sideguard_runtime::{admin, clock, signal, tasks};
 use sideguard_types::audit::{Phase, Record};
@@ -32,6 +33,7 @@ use crate::config::{self, ConfigError, Process};
 use crate::engine::{self, Connector, Trust};
 use crate::feed::{self, Policy, PolicyError};
 use crate::fleet::{self, Fleet};
+use crate::lease::{self, Leases};
 use crate::metrics::Metrics;
 use crate::nameserver::{self, NameServer};
 use crate::ports::{self, Door, Ports, Uids};
@@ -40,11 +42,14 @@ use crate::rates::Rates;
 use crate::resolve::Resolver;
 use crate::sessions::{McpSessions, Runaways};
 use crate::ship;
+use crate::trace::Traces;
 use crate::upstreams;
 use crate::velocity::Counters;
 
 /// How often policy files and the kill file are looked at.
 const LOOK: Duration = Duration::from_millis(500);
+/// Longest time that the collector of telemetry is waited for at the end.
+const FLUSH: Duration = Duration::from_secs(3);
 
 /// Told of every entry that goes into the record.
 pub trait Watcher: Send + Sync + 'static {
@@ -118,6 +123,7 @@ pub struct Sidecar {
     /// Held while a policy is made and put in force.
     swapping: Mutex<()>,
     pub(crate) ledger: Mutex<Ledger>,
+    pub(crate) leases: Leases,
     /// Told whenever a call has given back what it held.
     pub(crate) settled: Notify,
     pub(crate) log: Log,
@@ -131,6 +137,9 @@ pub struct Sidecar {
     pub(crate) rates: Rates,
     pub(crate) velocity: Counters,
     pub(crate) metrics: Metrics,
+    /// What OpenTelemetry is told of each call, when it is told anything.
+    pub(crate) traces: Option<Arc<Traces>>,
+    telemetry: Option<Telemetry>,
     pub(crate) mcp_sessions: McpSessions,
     pub(crate) drain: Drain,
     watcher: Arc<dyn Watcher>,
@@ -153,6 +162,9 @@ impl Sidecar {
     /// Tells whoever watches of an entry that is in the record.
     pub(crate) fn seen(&self, record: &Record) {
         self.metrics.recorded(record);
+        if let Some(traces) = &self.traces {
+            traces.recorded(record);
+        }
         self.watcher.seen(record);
     }
 
@@ -240,8 +252,8 @@ impl Sidecar {
     fn swap(&self, texts: Option<Arc<Vec<Source>>>) -> Result<String, PolicyError> {
         let _one_at_a_time = self.swapping.lock();
         let built = self.build(texts.as_deref().map(Vec::as_slice));
-        let policy = match built {
-            Ok(policy) => policy,
+        let (policy, leased) = match built {
+            Ok(built) => built,
             Err(error) => {
                 self.metrics.reloaded("refused");
                 tracing::error!(%error, "new policy refused: the old one stays in force");
@@ -256,6 +268,7 @@ impl Sidecar {
         }
         let ledger =
             Ledger::new(policy.set.budgets()).map_err(|error| PolicyError::Budget(error.to_string()))?;
+        let ledger = ledger.lease(|budget| leased.contains(&(budget.tenant.clone(), budget.name.clone())));
         {
             let mut current = self.ledger.lock();
             let kept = ledger.with_accounts_of(&current);
@@ -273,14 +286,17 @@ impl Sidecar {
         Ok(digest)
     }
 
-    fn build(&self, texts: Option<&[Source]>) -> Result<Policy, PolicyError> {
+    /// The policy of now, and the budgets in it that control keeps.
+    fn build(&self, texts: Option<&[Source]>) -> Result<(Policy, fleet::Budgets), PolicyError> {
         let mut sources = feed::read(&self.config.policies)?;
         sources.extend(self.given.iter().cloned());
-        match texts {
-            Some(texts) => sources.extend(texts.iter().cloned()),
-            None => sources.extend(self.fleet.iter().flat_map(Fleet::sources)),
-        }
-        feed::build(&sources, &self.config.upstreams, &Process)
+        let central = match texts {
+            Some(texts) => texts.to_vec(),
+            None => self.fleet.as_ref().map(Fleet::sources).unwrap_or_default(),
+        };
+        let leased = fleet::budgets(&central);
+        sources.extend(central);
+        Ok((feed::build(&sources, &self.config.upstreams, &Process)?, leased))
     }
 }
 
@@ -332,6 +348,7 @@ pub async fn start(
         tasks::Owned::new(&tasks::spawn("look", look(Arc::clone(&sidecar)))),
         tasks::Owned::new(&tasks::spawn("fleet", fleet::belong(Arc::clone(&sidecar)))),
         tasks::Owned::new(&tasks::spawn("ship", ship::ship(Arc::clone(&sidecar), state.join("spool")))),
+        tasks::Owned::new(&tasks::spawn("leases", lease::keep(Arc::clone(&sidecar)))),
     ];
     for socket in opened.dns_udp {
         let serve = nameserver::serve_udp(socket, Arc::clone(&sidecar));
@@ -395,9 +412,12 @@ fn assemble(
     };
     let mut sources = feed::read(&config.policies)?;
     sources.extend(given.iter().cloned());
-    sources.extend(fleet.iter().flat_map(Fleet::sources));
+    let central = fleet.as_ref().map(Fleet::sources).unwrap_or_default();
+    let leased = fleet::budgets(&central);
+    sources.extend(central);
     let policy = feed::build(&sources, &config.upstreams, &Process)?;
     let ledger = Ledger::new(policy.set.budgets()).map_err(|error| PolicyError::Budget(error.to_string()))?;
+    let ledger = ledger.lease(|budget| leased.contains(&(budget.tenant.clone(), budget.name.clone())));
     let resolver = Resolver::new(&config.hosts, &config.private, config.limits.connect_timeout.0);
     let resolver = resolver.map_err(value)?;
     let prices = Prices::new(&config.prices).map_err(value)?;
@@ -411,6 +431,7 @@ fn assemble(
         silence: limits.idle_timeout.0,
         tls13_only: config.tls.min_version == "1.3",
     };
+    let telemetry = Telemetry::start("sideguard-proxy");
     Ok(Sidecar {
         connector: Connector::new(&files.roots, trust),
         intercept: HostList(config.tls.intercept.iter().map(|host| host.to_ascii_lowercase()).collect()),
@@ -428,6 +449,7 @@ fn assemble(
         policy: ArcSwap::from_pointee(policy),
         swapping: Mutex::new(()),
         ledger: Mutex::new(files.ledger),
+        leases: Leases::new(),
         settled: Notify::new(),
         log: files.log,
         authority: files.authority,
@@ -438,7 +460,9 @@ fn assemble(
         runaways: Runaways::default(),
         rates: Rates::default(),
         velocity: Counters::default(),
-        metrics: Metrics::new(),
+        metrics: Metrics::new(telemetry.as_ref()),
+        traces: telemetry.clone().map(Traces::new),
+        telemetry,
         mcp_sessions: McpSessions::default(),
         drain: Drain::default(),
         watcher,
@@ -572,12 +596,16 @@ impl Running {
         if !idle {
             tracing::warn!(busy = self.sidecar.drain.count(), "calls were still under way at the deadline");
         }
+        self.sidecar.leases.end().await;
         drop(self.tasks);
         fleet::leave(&self.sidecar, for_good).await;
         self.sidecar.nameserver.close(&self.sidecar, true);
         let mut record = Record::new(Phase::Control, clock::now());
         record.code = Some("stop".to_owned());
         self.sidecar.note(&record);
+        if let Some(telemetry) = &self.sidecar.telemetry {
+            telemetry.stop(FLUSH).await;
+        }
         self.sidecar.log.close();
         state::remove_ports(&self.sidecar.state);
     }

@@ -36,8 +36,10 @@ const LINK: Duration = Duration::from_secs(5);
 const POLL: u64 = 20;
 /// Pause after control could not be reached.
 const PAUSE: Duration = Duration::from_millis(250);
-/// How often control is asked to use a grant up: the same call gets the same answer.
+/// How often control is asked the same again when it does not answer: it gives the same call the same answer.
 const TRIES: usize = 4;
+/// Longest that all of that takes.
+const PATIENCE: Duration = Duration::from_secs(12);
 
 /// Asks people, and waits for their answer.
 pub(crate) async fn approve(
@@ -160,7 +162,8 @@ impl Question<'_> {
         let seconds = self.verdict.approval.as_ref().and_then(|approval| approval.hold_seconds);
         let seconds = seconds.unwrap_or(HOLD).min(LONGEST_HOLD);
         let since = Stopwatch::start();
-        let mut standing = self.asked(ask).await?;
+        let asked = tokio::time::timeout(PATIENCE, self.asked(ask)).await;
+        let mut standing = asked.unwrap_or_else(|_| Err(out_of_reach(self.verdict)))?;
         let replaces = standing.replaces.take();
         let id = self.id.get_or_init(|| standing.id.clone());
         // Beyond so many calls that wait, a call is told at once what it would be told at the end.
@@ -268,7 +271,8 @@ pub(crate) async fn redeem(sidecar: &Sidecar, mut reserved: Reserved) -> Result<
         hash: ticket.hash.clone(),
         policy_digest: ticket.digest.to_string(),
     };
-    match used_up(sidecar, &ticket, &redeem).await {
+    let used = tokio::time::timeout(PATIENCE, used_up(sidecar, &ticket, &redeem)).await;
+    match used.unwrap_or_else(|_| Err(away())) {
         Ok(standing) => {
             reserved.exchange.approval = Some((standing.id, standing.by));
             Ok(reserved)
@@ -285,8 +289,11 @@ pub(crate) async fn redeem(sidecar: &Sidecar, mut reserved: Reserved) -> Result<
     }
 }
 
+fn away() -> String {
+    "control is out of reach: the approval cannot be used now".to_owned()
+}
+
 async fn used_up(sidecar: &Sidecar, ticket: &Ticket, redeem: &Redeem) -> Result<Standing, String> {
-    let away = || "control is out of reach: the approval cannot be used now".to_owned();
     let link = match &sidecar.fleet {
         Some(fleet) => fleet.link(LINK).await.ok_or_else(away)?,
         None => return Err(away()),

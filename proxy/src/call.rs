@@ -21,6 +21,7 @@ use sideguard_types::verdict::Verdict;
 use crate::feed::Policy;
 use crate::ports::Whose;
 use crate::upstreams::Upstream;
+use crate::waits::Waits;
 
 /// A host name or address, lower case, and a port.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
@@ -165,9 +166,13 @@ pub(crate) struct Exchange {
     pub(crate) since: Stopwatch,
     /// How long of that it has waited for people.
     pub(crate) waited: Duration,
+    /// How much of that it has waited for others.
+    pub(crate) waits: Waits,
     pub(crate) method: String,
     pub(crate) session: Option<String>,
     pub(crate) trace_id: Option<String>,
+    /// What OpenTelemetry is told of it, where anything is.
+    pub(crate) trace: Option<Arc<crate::trace::Trace>>,
     /// The policy that everything in this exchange is judged by.
     pub(crate) policy: Arc<Policy>,
     pub(crate) route: Option<Route>,
@@ -195,9 +200,11 @@ impl Exchange {
             at,
             since: Stopwatch::start(),
             waited: Duration::ZERO,
+            waits: Waits::counted(),
             method: method.to_owned(),
             session: None,
             trace_id: None,
+            trace: None,
             policy,
             route: None,
             caller: None,

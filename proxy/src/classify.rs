@@ -91,6 +91,9 @@ pub(crate) fn classify(
         Request::Plain => vec![plain_item(sidecar, &exchange, &route, headers, &body.decoded)],
     };
     exchange.items = items;
+    if let Some(trace) = &exchange.trace {
+        trace.classified(operation, &provider, model.as_ref());
+    }
     Ok(Classified { exchange, body, model })
 }
 

@@ -12,6 +12,7 @@ mod kept;
 mod link;
 mod taking;
 
+use std::collections::HashSet;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
@@ -20,14 +21,14 @@ use std::time::Duration;
 use arc_swap::ArcSwap;
 use parking_lot::Mutex;
 use sideguard_client::Client;
-use sideguard_policy::source::Source;
+use sideguard_policy::source::{self, Source};
 use sideguard_runtime::clock::{self, Stopwatch};
 use sideguard_runtime::secret::Secret;
 use sideguard_types::call::{Caller, Verb};
 use sideguard_types::control::feed::{Beat, Has};
 use sideguard_types::control::{Enrolled, Kills, Lately, Refused, Report, Signed};
 use sideguard_types::refusal::{Code, Refusal};
-use sideguard_types::resource::Control;
+use sideguard_types::resource::{Control, Spec};
 use sideguard_types::time::Timestamp;
 use tokio::sync::{Notify, Semaphore, watch};
 
@@ -72,6 +73,16 @@ pub(crate) struct Fleet {
     link: watch::Sender<Option<Arc<Link>>>,
     /// Places for calls that wait for an approval.
     pub(crate) holds: Semaphore,
+}
+
+/// Tenant and name of budgets.
+pub(crate) type Budgets = HashSet<(Option<String>, String)>;
+
+/// The budgets in texts from control: control keeps their accounts.
+pub(crate) fn budgets(sources: &[Source]) -> Budgets {
+    let documents = source::load(sources).documents.into_iter();
+    let budgets = documents.filter(|document| matches!(document.resource.spec, Spec::Budget(_)));
+    budgets.map(|document| (document.resource.metadata.tenant, document.resource.metadata.name)).collect()
 }
 
 /// How control is asked in the name of this sidecar.
@@ -192,6 +203,11 @@ impl Fleet {
     /// Takes over texts that are in force now.
     pub(crate) fn adopted(&self, texts: Arc<Vec<Source>>) {
         self.sources.store(texts);
+    }
+
+    /// The way to control, once enrolled.
+    pub(crate) fn client(&self) -> Option<Arc<Client>> {
+        self.link.borrow().as_ref().map(|link| Arc::new(link.client.clone()))
     }
 
     /// Why calls of an agent may not go on now, if so.

@@ -1,6 +1,7 @@
 //! Stage 7: the request leaves: constraints and caps spliced in, credentials put in, everything else byte for byte as
 //! it was judged.
 
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -89,7 +90,7 @@ pub(crate) async fn forward<'s>(
         Ok(out) => out,
         Err(refusal) => return Err(abandon(sidecar, reserved, *refusal).into()),
     };
-    let address = match sidecar.resolver.resolve(&route).await {
+    let address = match reserved.exchange.waits.during(pin!(sidecar.resolver.resolve(&route))).await {
         Ok(address) => address,
         Err(refusal) => return Err(abandon(sidecar, reserved, refusal).into()),
     };
@@ -103,10 +104,13 @@ pub(crate) async fn forward<'s>(
     let breaker = reserve::upstream_breaker(sidecar, &exchange);
     held.dispatched(&exchange.id);
     let attempted = match limits.time {
-        None => attempt(sidecar, &to, &out, down).await,
-        Some(limit) => Box::pin(attempt_within(limit, sidecar, &to, &out, down)).await,
+        None => exchange.waits.during(pin!(attempt(sidecar, &to, &out, down))).await,
+        Some(limit) => {
+            let mut within = Box::pin(attempt_within(limit, sidecar, &to, &out, down));
+            exchange.waits.during(within.as_mut()).await
+        }
     };
-    let (up, head) = match attempted {
+    let (mut up, head) = match attempted {
         Ok(Attempt::Answered(answered)) => *answered,
         Ok(Attempt::Gone) => {
             gone(sidecar, exchange, held, model.as_ref());
@@ -117,6 +121,7 @@ pub(crate) async fn forward<'s>(
             return Err(unanswered(sidecar, exchange, held, &fault, left).into());
         }
     };
+    up.count(&exchange.waits);
     let first = grants.first();
     let decision =
         first.map_or(("allow", "default".into()), |grant| (carried_out(grant), grant.rule.clone()));
@@ -326,6 +331,9 @@ fn outgoing(
         remove.extend(CREDENTIAL_HEADERS);
         remove.push(name.clone());
         set.push((name.clone(), value.expose().clone()));
+    }
+    if let Some(trace) = &reserved.exchange.trace {
+        trace.headers(&mut remove, &mut set);
     }
     Ok(Outgoing { target: route.target.clone(), remove, set, body, upgrade: down.wants_upgrade() })
 }

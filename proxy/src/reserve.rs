@@ -25,6 +25,8 @@ const DEFAULT_CAP: u64 = 16_384;
 const SMALLEST: u64 = 16;
 /// A refusal that asks to come back within this time is one that recovers soon.
 const SOON: Duration = Duration::from_secs(60);
+/// Longest time that a call waits for control to grant more of a fleet's budget.
+const REFILL: Duration = Duration::from_millis(250);
 /// Longest time that a call waits for others to be settled.
 const SETTLING: Duration = Duration::from_millis(100);
 
@@ -45,8 +47,9 @@ pub(crate) async fn reserve(sidecar: &Arc<Sidecar>, cleared: Cleared) -> Result<
     };
     let mut wanted = Wanted { model: model.as_ref(), constrained, body: &body.decoded, counted: None };
     let held = match hold(sidecar, &exchange, &caller, &mut wanted) {
-        Err(crowded) if crowded.soon => {
-            Box::pin(once_settled(sidecar, &exchange, &caller, wanted, crowded)).await
+        Err(crowded) if crowded.soon || crowded.leased => {
+            let mut settled = Box::pin(once_settled(sidecar, &exchange, &caller, wanted, crowded));
+            exchange.waits.during(settled.as_mut()).await
         }
         held => held,
     };
@@ -76,18 +79,19 @@ async fn once_settled(
     mut wanted: Wanted<'_>,
     mut crowded: Box<Exhausted>,
 ) -> Result<(Held, Option<Tokens>), Box<Exhausted>> {
+    let most = if crowded.leased { REFILL } else { SETTLING };
     let trying = async {
         loop {
             // Made before the try, so that no settlement in between is missed.
             let settled = sidecar.settled.notified();
             match hold(sidecar, exchange, caller, &mut wanted) {
-                Err(still) if still.soon => crowded = still,
+                Err(still) if still.soon || still.leased => crowded = still,
                 done => return done,
             }
             settled.await;
         }
     };
-    let tried = tokio::time::timeout(SETTLING, trying).await;
+    let tried = tokio::time::timeout(most, trying).await;
     tried.unwrap_or(Err(crowded))
 }
 
@@ -196,13 +200,14 @@ fn hold(
     let Wanted { model, constrained, body, ref mut counted } = *wanted;
     let who = subject(caller, exchange.session.as_deref(), model.map(|facts| facts.model.as_str()));
     let mut ledger = sidecar.ledger.lock();
+    ledger.advance(sidecar.leases.elapsed());
     let room = ledger.room(&who, exchange.at);
     let Some(facts) = model else {
-        let reservation = ledger.reserve(&who, Amounts::default(), exchange.at)?;
+        let reservation = taken(sidecar, &mut ledger, &who, Amounts::default(), exchange.at)?;
         let mut held = Held::new(sidecar, caller, exchange, None, reservation, Amounts::default());
         // Each tool call of a batch is a call.
         for _ in 1..exchange.items.iter().filter(|item| item.tool.is_some()).count() {
-            match ledger.reserve(&who, Amounts::default(), exchange.at) {
+            match taken(sidecar, &mut ledger, &who, Amounts::default(), exchange.at) {
                 Ok(reservation) => held.more.push(reservation),
                 Err(out) => {
                     held.give_back(&mut ledger);
@@ -231,9 +236,26 @@ fn hold(
     };
     let usd = sidecar.prices.of(&facts.model).bound(bound.input, bound.output.times(facts.choices));
     let want = Amounts { input: bound.input.0, output: bound.output.times(facts.choices).0, usd };
-    let reservation = ledger.reserve(&who, want, exchange.at)?;
+    let reservation = taken(sidecar, &mut ledger, &who, want, exchange.at)?;
     drop(ledger);
     Ok((Held::new(sidecar, caller, exchange, Some(facts.model.clone()), reservation, want), bound.cap))
+}
+
+/// Reserves, and lets control be asked for more where leases have too little or soon will.
+fn taken(
+    sidecar: &Sidecar,
+    ledger: &mut Ledger,
+    who: &Subject<'_>,
+    want: Amounts,
+    at: Timestamp,
+) -> Result<Reservation, Box<Exhausted>> {
+    let reserved = ledger.reserve(who, want, at);
+    match &reserved {
+        Ok(reservation) if reservation.thirsty() => sidecar.leases.need(who, None),
+        Err(out) if out.leased => sidecar.leases.need(who, Some(want)),
+        Ok(_) | Err(_) => {}
+    }
+    reserved
 }
 
 /// An upper bound of what a call uses, and the cap that makes it one.
@@ -292,6 +314,15 @@ fn subject<'a>(caller: &'a Caller, session: Option<&'a str>, model: Option<&'a s
 
 fn exhausted(sidecar: &Sidecar, exhausted: &Exhausted, now: Timestamp) -> Refusal {
     let rule = format!("budget/{}", exhausted.budget);
+    if exhausted.leased {
+        let reason = format!(
+            "budget `{}` is kept by control, which has granted no more of it in time",
+            exhausted.budget
+        );
+        let mut refusal = Refusal::new(Code::RateLimited, rule, reason);
+        refusal.retry_after = Some(Duration::from_secs(1));
+        return refusal;
+    }
     let reason = format!(
         "budget `{}` has no room: {} {} spent and {} held of {}, {} wanted",
         exhausted.budget,

@@ -13,7 +13,6 @@ use sideguard_types::control::{
     Action, Applied, Apply, Change, Enrolled, Feed, Generation, Kill, Kills, Name, Object, Page, Problem,
     Scope, Sidecar, Signed, Token,
 };
-use sideguard_types::resource::Spec;
 use sideguard_types::time::Timestamp;
 
 use crate::fake::{Body, Fake, Seen, whole};
@@ -312,13 +311,7 @@ fn given(apply: &Apply, generation: u64) -> Result<Objects, Problem> {
             let errors = loaded.findings.iter().filter(|finding| finding.severity == Severity::Error);
             findings.extend(errors.map(ToString::to_string));
             for document in &loaded.documents {
-                let kind = match document.resource.spec {
-                    Spec::Policy(_) => "Policy",
-                    Spec::Budget(_) => "Budget",
-                    Spec::ToolCatalog(_) => "ToolCatalog",
-                    Spec::Agent(_) => "Agent",
-                    Spec::Upstream(_) => "Upstream",
-                };
+                let kind = document.resource.spec.kind();
                 let metadata = &document.resource.metadata;
                 let name = Name {
                     tenant: document.tenant().to_owned(),

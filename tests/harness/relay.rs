@@ -52,6 +52,24 @@ impl Relay {
         format!("http://{}", self.at)
     }
 
+    /// Starts one to one service.
+    ///
+    /// # Panics
+    /// When there is no free port.
+    pub async fn to(url: &str) -> Self {
+        Self::start(&[url]).await
+    }
+
+    /// Breaks all connections; new ones break at once.
+    pub fn cut(&self) {
+        self.set(Line::Cut);
+    }
+
+    /// Lets connections pass again.
+    pub fn mend(&self) {
+        self.set(Line::Whole);
+    }
+
     /// Changes what it does; connections that are there change as well, but for buffering.
     pub fn set(&self, line: Line) {
         self.line.send_replace(line);

@@ -33,6 +33,7 @@ pub struct Service {
     dir: Arc<TempDir>,
     url: String,
     config: Option<String>,
+    wrapper: Vec<String>,
     log: Arc<Mutex<String>>,
 }
 
@@ -67,15 +68,24 @@ impl Service {
     /// Starts one with this text below `spec:` beside its port.
     #[must_use]
     pub fn with(spec: &str) -> Self {
-        let dir = Arc::new(tempfile::tempdir().expect("a directory"));
-        Self::in_dir(dir, "127.0.0.1:0", spec.to_owned())
+        Self::under(&[""; 0], spec)
     }
 
-    fn in_dir(dir: Arc<TempDir>, listen: &str, spec: String) -> Self {
+    /// Starts one by a command that ends in executing its arguments, such as `env NAME=VALUE`.
+    #[must_use]
+    pub fn under(wrapper: &[impl AsRef<str>], spec: &str) -> Self {
+        let dir = Arc::new(tempfile::tempdir().expect("a directory"));
+        let wrapper = wrapper.iter().map(|word| word.as_ref().to_owned()).collect();
+        Self::in_dir(dir, "127.0.0.1:0", spec.to_owned(), wrapper)
+    }
+
+    fn in_dir(dir: Arc<TempDir>, listen: &str, spec: String, wrapper: Vec<String>) -> Self {
         let config =
             format!("apiVersion: sideguard.dev/v1\nkind: Control\nspec:\n  listen: \"{listen}\"\n{spec}");
         std::fs::write(dir.path().join("control.yaml"), config).expect("a file");
-        let mut child = Command::new(binary())
+        let mut words = wrapper.iter().cloned().chain([binary().display().to_string()]);
+        let mut child = Command::new(words.next().expect("a word"))
+            .args(words)
             .args(["control", "-c"])
             .arg(dir.path().join("control.yaml"))
             .arg("--state")
@@ -85,7 +95,7 @@ impl Service {
             .expect("the binary starts");
         let log = Arc::new(Mutex::new(String::new()));
         let url = told(&mut child, Arc::clone(&log));
-        Self { child, dir, url, config: Some(spec), log }
+        Self { child, dir, url, config: Some(spec), wrapper, log }
     }
 
     /// Kills it as `kill -9` does.
@@ -110,7 +120,8 @@ impl Service {
     pub fn again(mut self) -> Self {
         self.kill();
         let listen = self.url.trim_start_matches("http://").to_owned();
-        Self::in_dir(Arc::clone(&self.dir), &listen, self.config.take().unwrap_or_default())
+        let wrapper = std::mem::take(&mut self.wrapper);
+        Self::in_dir(Arc::clone(&self.dir), &listen, self.config.take().unwrap_or_default(), wrapper)
     }
 
     /// Its base URL.

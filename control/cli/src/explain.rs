@@ -5,8 +5,8 @@ use std::process::ExitCode;
 use schemars::{Schema as Described, SchemaGenerator};
 use serde_json::{Map, Value, json};
 use sideguard_types::resource::{
-    API_VERSION, AgentSpec, BudgetSpec, ControlSpec, Metadata, PolicySpec, ProxySpec, ToolCatalogSpec,
-    UpstreamSpec,
+    API_VERSION, AgentSpec, BudgetSpec, ControlSpec, Metadata, PolicySpec, ProxySpec, SinkSpec,
+    ToolCatalogSpec, UpstreamSpec,
 };
 
 use crate::policy::Output;
@@ -17,12 +17,13 @@ use crate::remote::{FOUND, Failure, Outcome, done};
 type Kind = (&'static str, fn(&mut SchemaGenerator) -> Described);
 
 /// All of them: objects of the desired state, then configurations.
-const KINDS: [Kind; 7] = [
+const KINDS: [Kind; 8] = [
     ("Policy", |to| to.subschema_for::<PolicySpec>()),
     ("Budget", |to| to.subschema_for::<BudgetSpec>()),
     ("ToolCatalog", |to| to.subschema_for::<ToolCatalogSpec>()),
     ("Agent", |to| to.subschema_for::<AgentSpec>()),
     ("Upstream", |to| to.subschema_for::<UpstreamSpec>()),
+    ("Sink", |to| to.subschema_for::<SinkSpec>()),
     ("Proxy", |to| to.subschema_for::<ProxySpec>()),
     ("Control", |to| to.subschema_for::<ControlSpec>()),
 ];

@@ -3,6 +3,7 @@
 mod apply;
 mod approvals;
 mod audit;
+mod budget;
 mod capture;
 mod control;
 mod delete;
@@ -87,6 +88,8 @@ enum Verb {
     History(history::Arguments),
     /// Puts an earlier generation's objects in force again.
     Rollback(rollback::Arguments),
+    /// Shows how the fleet's budgets stand.
+    Budget(budget::Arguments),
     /// Stops everything in a scope.
     Kill(kill::Kill),
     /// Lets a scope go on that was killed.
@@ -142,6 +145,7 @@ fn main() -> ExitCode {
         Verb::Explain(arguments) => explain::run(&arguments),
         Verb::History(arguments) => in_runtime(|| history::run(arguments)),
         Verb::Rollback(arguments) => in_runtime(|| rollback::run(arguments)),
+        Verb::Budget(arguments) => in_runtime(|| budget::run(arguments)),
         Verb::Kill(arguments) => in_runtime(|| kill::kill(arguments)),
         Verb::Unkill(arguments) => in_runtime(|| kill::unkill(arguments)),
         Verb::Key(verb) => in_runtime(|| key::run(verb)),
@@ -200,6 +204,7 @@ mod tests {
             "apply -f a b --prune -l app=crm,team=data --expect 3",
             "apply -f - --dry-run -o json",
             "get agents --tenant acme -w",
+            "budget --tenant acme -w -o json",
             "get Policy deletes -o yaml --control http://h:1 --key-file key",
             "delete -f policies/",
             "rollback",

@@ -1,13 +1,15 @@
 //! One method for each route.
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use serde::de::DeserializeOwned;
 use serde_json::json;
 use sideguard_types::control::feed::{Beat, Has, Leave};
+use sideguard_types::control::sinks::SinkState;
 use sideguard_types::control::{
     Applied, Apply, Enrol, Enrolled, Feed, Generation, Kill, Name, Object, Page, Report, Scope, Sidecar,
-    Token, TokenRequest,
+    Token, TokenRequest, budgets,
 };
 
 use crate::feed::has_values;
@@ -129,6 +131,14 @@ impl Client {
         self.all("/v1/kills", Vec::new()).await
     }
 
+    /// `GET /v1/sinks`: how the sinks of the record stand.
+    ///
+    /// # Errors
+    /// As every call: [`ClientError`].
+    pub async fn sinks(&self) -> Result<Vec<SinkState>, ClientError> {
+        self.all("/v1/sinks", Vec::new()).await
+    }
+
     /// `POST /v1/kills`: stops everything in a scope.
     ///
     /// # Errors
@@ -186,6 +196,37 @@ impl Client {
     /// As every call: [`ClientError`].
     pub async fn leave(&self, leave: &Leave) -> Result<(), ClientError> {
         self.send(Ask { within: TO_LEAVE, ..Ask::post("/v1/leave", &json(leave)?) }).await.map(drop)
+    }
+
+    /// `POST /v1/leases`: asks for a lease of budgets, and gives up after `within`: it may then have been granted or not.
+    ///
+    /// # Errors
+    /// As every call: [`ClientError`].
+    pub async fn hold(&self, ask: &budgets::Ask, within: Duration) -> Result<budgets::Answer, ClientError> {
+        let body = json(ask)?;
+        self.ask(Ask { within, ..Ask::post("/v1/leases", &body) }).await
+    }
+
+    /// `POST /v1/leases/turns`: tells what was spent of leases, and gives up after `within`: it may then have been heard
+    /// or not.
+    ///
+    /// # Errors
+    /// As every call: [`ClientError`].
+    pub async fn turn_leases(
+        &self,
+        turns: &budgets::Turns,
+        within: Duration,
+    ) -> Result<budgets::Turned, ClientError> {
+        let body = json(turns)?;
+        self.ask(Ask { within, ..Ask::post("/v1/leases/turns", &body) }).await
+    }
+
+    /// `GET /v1/budgets`: how all accounts stand, of one tenant or of all that the key sees.
+    ///
+    /// # Errors
+    /// As every call: [`ClientError`].
+    pub async fn budgets(&self, tenant: Option<&str>) -> Result<Vec<budgets::Account>, ClientError> {
+        self.all("/v1/budgets", vec![("tenant", tenant.map(str::to_owned))]).await
     }
 
     /// `GET /readyz`: whether the service takes requests.

@@ -19,6 +19,8 @@ use crate::error::Failure;
 
 /// Most approvals of one page.
 const PAGE: usize = 200;
+/// Longest body of a webhook's answer, whoever sends it.
+pub(super) const CALLBACK: usize = 64 << 10;
 /// Longest that a sidecar's question is held.
 const HELD: u64 = 25;
 

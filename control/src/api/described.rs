@@ -3,15 +3,18 @@
 use http::Method;
 use serde_json::{Value, json};
 use sideguard_types::control::approvals::{Answer, Approval, Ask, Callback, Redeem, Standing};
+use sideguard_types::control::budgets::{Account, Answer as Granted, Ask as Wish, History, Turned, Turns};
 use sideguard_types::control::feed::{Beat, Has, Leave};
 use sideguard_types::control::keys::{KeyEntry, KeyRequest, NewKey, Session, SignIn};
 use sideguard_types::control::records::{Entry, Journal, Position};
+use sideguard_types::control::sinks::SinkState;
 use sideguard_types::control::{
     Applied, Apply, Change, Enrol, Enrolled, Feed, Generation, Kill, Object, Page, Report, Sidecar, Token,
     TokenRequest,
 };
 
-use super::{approvals as approval, desired, fleet, keys, records as record};
+use super::{approvals as approval, budgets as budget, desired, fleet, keys, records as record};
+use crate::budgets::Wanted;
 use crate::openapi::{Described, route};
 use crate::records::query::Filter;
 
@@ -21,7 +24,7 @@ const POLICY: &str = "apiVersion: sideguard.dev/v1\nkind: Policy\nmetadata: {nam
 
 /// Every route.
 pub(crate) fn described() -> Vec<Described> {
-    [own(), people(), sidecars(), state(), records(), approvals()].concat()
+    [own(), people(), sidecars(), state(), records(), approvals(), budgets()].concat()
 }
 
 fn page(item: Value) -> Value {
@@ -38,6 +41,10 @@ fn own() -> Vec<Described> {
             .text("text/plain", "ready\n"),
         get("/version", part, "Version of the service.")
             .answer::<fleet::Version>(json!({ "version": "0.1.0" })),
+        get("/metrics", part, "What the service counts, for Prometheus.")
+            .text("text/plain", "sideguard_control_requests_total{…} 7\n"),
+        get("/v1/sinks", "record", "How far the record is passed on.")
+            .answer::<Page<SinkState>>(page(json!({ "name": "lake", "to": "webhook", "delivered": 120, "filtered": 4, "skipped": 0, "waiting": 2 }))),
         get("/openapi.json", part, "This document.").answer::<Value>(json!({ "openapi": "3.1.0" })),
     ]
 }
@@ -262,5 +269,43 @@ fn approvals() -> Vec<Described> {
         route(Method::POST, "/v1/approvals/{id}/webhook", part, "Says yes or no, signed, without a key.")
             .body::<Callback>(json!({ "nonce": "7a…", "verdict": "approve" }))
             .answer::<Approval>(approval),
+    ]
+}
+
+fn budgets() -> Vec<Described> {
+    let part = "budgets";
+    let wish = json!({
+        "lease": "01a2b3c4", "subject": { "agent": "reader", "model": "gpt-4o-mini" },
+        "lines": [{ "limit": "daily/0", "least": 400, "want": 4000 }],
+    });
+    let account = json!({
+        "tenant": "acme", "budget": "daily", "unit": "tokens", "key": "acme/reader", "limit": "100000", "spent": "4200",
+        "held": "800", "left": "95000", "window": "day", "resetAt": TIME,
+    });
+    vec![
+        route(
+            Method::POST,
+            "/v1/leases",
+            part,
+            "Holds part of every budget that a subject falls under, or of none.",
+        )
+        .body::<Wish>(wish)
+        .answer::<Granted>(json!({ "held": { "granted": [4000], "free": [91_000], "millis": 30_000 } })),
+        route(
+            Method::POST,
+            "/v1/leases/turns",
+            part,
+            "Tells what leases have spent, and keeps or ends them.",
+        )
+        .body::<Turns>(
+            json!({ "turns": [{ "lease": "01a2b3c4", "number": 1, "spent": [1200], "keep": [800] }] }),
+        )
+        .answer::<Turned>(json!({ "standings": ["open"], "millis": 30_000 })),
+        route(Method::GET, "/v1/budgets", part, "Lists the accounts of budgets.")
+            .query::<budget::Which>()
+            .answer::<Page<Account>>(page(account)),
+        route(Method::GET, "/v1/budgets/history", part, "How an account was spent, for a plot.")
+            .query::<Wanted>()
+            .answer::<History>(json!({ "points": [{ "time": TIME, "spent": "4200", "limit": "100000" }] })),
     ]
 }

@@ -148,7 +148,7 @@ pub(super) async fn objects(
     let place = |name: &Name| format!("{}/{}/{}", name.tenant, name.kind, name.name);
     let mut fitting = head.entries.iter().filter(|entry| {
         let Name { tenant, kind, .. } = &entry.name;
-        (entry.shared || who.reaches(tenant))
+        entry.seen_by(&who)
             && wanted.kind.as_ref().is_none_or(|wanted| wanted.eq_ignore_ascii_case(kind))
             && wanted.tenant.as_ref().is_none_or(|wanted| wanted == tenant)
             && labels.iter().all(|(key, value)| entry.labels.get(*key).is_some_and(|own| own == value))
@@ -173,7 +173,7 @@ pub(super) async fn object(
         entry.name.tenant == tenant
             && entry.name.kind.eq_ignore_ascii_case(&kind)
             && entry.name.name == name
-            && (entry.shared || who.reaches(&tenant))
+            && entry.seen_by(&who)
     });
     let entry = found.ok_or_else(|| Failure::Missing(format!("{kind} `{name}` in tenant `{tenant}`")))?;
     Ok(Json(desired::object(&control.store, now, entry).await?))

@@ -75,7 +75,8 @@ pub(super) async fn guard(
     next: Next,
 ) -> Result<Response, Failure> {
     let address = peer(&request).address.ip();
-    if matches!(access, Access::Open | Access::Token | Access::Signature) {
+    let scraped = access == Access::Scrape && control.loopback;
+    if scraped || matches!(access, Access::Open | Access::Token | Access::Signature) {
         if request.uri().path() != "/healthz" {
             control.limits.address(address)?;
         }
@@ -114,7 +115,7 @@ fn may(access: Access, who: &Principal) -> bool {
         Access::Open | Access::Token | Access::Signature => true,
         Access::Sidecars => who.role == Role::Sidecar,
         Access::People => person,
-        Access::Overseers => person && who.tenant.is_none(),
+        Access::Overseers | Access::Scrape => person && who.tenant.is_none(),
         Access::Voters => matches!(who.role, Role::Operator | Role::Approver),
         Access::Operators => who.role == Role::Operator,
         Access::Owners => who.role == Role::Operator && who.tenant.is_none(),

@@ -11,22 +11,32 @@ use sideguard_types::resource::ControlLimits;
 
 use super::described::described;
 use super::{Access, Control, Hosts, router, routes};
+use crate::budgets::Budgets;
 use crate::feed::Waiting;
 use crate::keys::{self, Principal, Role};
 use crate::limits::Limits;
+use crate::metrics::Metrics;
 use crate::openapi;
 use crate::records::Records;
 use crate::signer::Signer;
 
 async fn control(dir: &tempfile::TempDir) -> Arc<Control> {
-    let store = Store::open_embedded(dir.path()).await.expect("a store");
+    control_over(Store::open_embedded(dir.path()).await.expect("a store")).await
+}
+
+/// What routes work with, over a store.
+pub(crate) async fn control_over(store: Store) -> Arc<Control> {
     let signer = Signer::open(&store, clock::now()).await.expect("a key");
+    let budgets = Budgets::open(&store, std::time::Duration::from_secs(30)).await.expect("budgets");
     Arc::new(Control {
         store,
         signer,
         waiting: Arc::new(Waiting::new()),
         records: Records::new(),
         known: Arc::default(),
+        budgets: Arc::new(budgets),
+        metrics: Arc::new(Metrics::new(None)),
+        loopback: false,
         webhooks: Arc::default(),
         limits: Limits::new(&ControlLimits::default()),
         hosts: Hosts::new(Ipv4Addr::LOCALHOST.into(), &[]),
@@ -96,7 +106,7 @@ async fn every_route_is_closed_to_whoever_may_not_use_it() {
             let may = match access {
                 Access::Sidecars => !person,
                 Access::People => person,
-                Access::Overseers => person && tenant.is_none(),
+                Access::Overseers | Access::Scrape => person && tenant.is_none(),
                 Access::Voters => matches!(role, Role::Operator | Role::Approver),
                 Access::Operators => *role == Role::Operator,
                 Access::Owners => *role == Role::Operator && tenant.is_none(),

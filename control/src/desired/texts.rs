@@ -4,7 +4,6 @@ use std::collections::{BTreeMap, HashSet};
 
 use sideguard_policy::source::{self, Severity, Source};
 use sideguard_types::control::{Name, Text};
-use sideguard_types::resource::Spec;
 
 use crate::error::Failure;
 use crate::keys;
@@ -51,7 +50,7 @@ pub(super) fn split(texts: &[Text]) -> Result<Split, Failure> {
             split.objects.push(Given {
                 name: Name {
                     tenant: document.tenant().to_owned(),
-                    kind: kind(&document.resource.spec).to_owned(),
+                    kind: document.resource.spec.kind().to_owned(),
                     name: metadata.name.clone(),
                 },
                 labels: metadata.labels.clone(),
@@ -69,17 +68,6 @@ pub(super) fn split(texts: &[Text]) -> Result<Split, Failure> {
         return Err(Failure::Invalid(format!("{kind} `{name}` of tenant `{tenant}` is given twice")));
     }
     Ok(split)
-}
-
-/// Name of a kind, as it stands in `kind:`.
-const fn kind(spec: &Spec) -> &'static str {
-    match spec {
-        Spec::Policy(_) => "Policy",
-        Spec::Budget(_) => "Budget",
-        Spec::ToolCatalog(_) => "ToolCatalog",
-        Spec::Agent(_) => "Agent",
-        Spec::Upstream(_) => "Upstream",
-    }
 }
 
 /// The documents of a stream. A line that begins with `---` ends one wherever it stands (YAML 1.2.2, section 9.1.2); those

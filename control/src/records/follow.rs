@@ -49,6 +49,15 @@ pub(crate) fn follow(store: &Store, cursor: Cursor) -> Result<Follow, Failure> {
     Ok(Follow { store: store.clone(), changes, cursor, due: Vec::new() })
 }
 
+/// How many entries there are that a cursor is still before.
+pub(crate) async fn waiting(store: &Store, cursor: &Cursor) -> Result<u64, Failure> {
+    let left = |head: &Head| {
+        let next = cursor.0.get(&head.name()).copied().unwrap_or(head.first).max(head.first);
+        head.chain.next.saturating_sub(next)
+    };
+    Ok(heads(store).await?.iter().map(left).sum())
+}
+
 impl Follow {
     /// The next entries of one sidecar, as soon as there are some. They have been passed on when the caller has kept the
     /// [`Cursor`] that comes with them; until then they come again after a restart.

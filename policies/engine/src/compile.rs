@@ -5,6 +5,7 @@ mod amounts;
 mod checks;
 mod digest;
 mod rules;
+mod sinks;
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -68,14 +69,7 @@ fn ordered<'l>(documents: &'l [Document], findings: &mut Vec<Finding>) -> Vec<&'
 }
 
 fn identity(document: &Document) -> (&'static str, &str, &str) {
-    let kind = match &document.resource.spec {
-        Spec::Agent(_) => "Agent",
-        Spec::Budget(_) => "Budget",
-        Spec::Policy(_) => "Policy",
-        Spec::ToolCatalog(_) => "ToolCatalog",
-        Spec::Upstream(_) => "Upstream",
-    };
-    (kind, document.tenant(), &document.resource.metadata.name)
+    (document.resource.spec.kind(), document.tenant(), &document.resource.metadata.name)
 }
 
 fn add(set: &mut PolicySet, checks: &mut Checks<'_>) {
@@ -96,6 +90,7 @@ fn add(set: &mut PolicySet, checks: &mut Checks<'_>) {
                 checks.error("catalog", &[Step::Key("tools"), Step::Item(index), Step::Key(key)], message);
             }
         }
+        Spec::Sink(spec) => sinks::check(checks, spec),
         Spec::Agent(spec) => {
             for (list, index, message) in set.identities.add(metadata, spec) {
                 checks.error("agent", &[Step::Key(list), Step::Item(index)], message);

@@ -5,15 +5,21 @@
 //! [`Ledger::settle`] charges what it did use and lets go of the rest. What is held counts as if it were spent,
 //! so that what is settled and held never exceeds a limit as long as no call uses more than it reserved.
 //!
+//! A limit may be *leased* ([`Ledger::lease`]): another ledger keeps it for many of these, and this one spends only what that
+//! one has granted.
+//!
 //! No locks, no clock, no I/O: the proxy puts a mutex round it, and time comes in.
 
 mod account;
+mod leased;
 mod limit;
+mod slice;
 #[cfg(test)]
 mod tests;
 
 use std::collections::BTreeMap;
 use std::fmt;
+use std::time::Duration;
 
 use sideguard_types::audit::Amounts;
 use sideguard_types::resource::{BudgetSpec, Metadata, Unit};
@@ -22,8 +28,10 @@ use sideguard_types::units::MicroUsd;
 use smallvec::SmallVec;
 
 use account::Account;
+pub use leased::{Told, Touched, Wish};
 use limit::Limit;
 pub use limit::{LedgerError, LimitFault};
+use slice::Draws;
 
 /// Who calls, and what: what a budget's scope looks at.
 #[derive(Debug, Clone, Copy)]
@@ -49,7 +57,7 @@ pub struct Subject<'a> {
 /// use sideguard_types::time::Timestamp;
 ///
 /// let limit = Limit { unit: Unit::OutputTokens, amount: "100".into(), window: None, per: None };
-/// let spec = BudgetSpec { scope: Default::default(), limits: vec![limit] };
+/// let spec = BudgetSpec { scope: Default::default(), limits: vec![limit], alerts: None };
 /// let mut ledger = Ledger::new(&[(Metadata { name: "all".into(), ..Default::default() }, spec)])?;
 ///
 /// let labels = Default::default();
@@ -65,6 +73,8 @@ pub struct Subject<'a> {
 pub struct Ledger {
     limits: Vec<Limit>,
     next_id: u64,
+    /// How far [`Self::advance`] has come.
+    elapsed: Duration,
 }
 
 /// What a call holds in the accounts that it touches. Give it back with [`Ledger::settle`] or
@@ -74,6 +84,15 @@ pub struct Ledger {
 pub struct Reservation {
     holds: SmallVec<[Hold; 4]>,
     at: Timestamp,
+    thirsty: bool,
+}
+
+impl Reservation {
+    /// Whether leases should be asked for before calls have to wait for them.
+    #[must_use]
+    pub const fn thirsty(&self) -> bool {
+        self.thirsty
+    }
 }
 
 #[derive(Debug)]
@@ -81,6 +100,8 @@ struct Hold {
     limit: u64,
     key: Box<str>,
     amount: u64,
+    /// What was drawn from leases.
+    draws: Draws,
 }
 
 /// A call does not fit.
@@ -107,6 +128,8 @@ pub struct Exhausted {
     /// Whether it is not the sum that is too large: the limit has as many accounts as it may have
     /// ([`Ledger::MOST_ACCOUNTS`]), and the call would need one more.
     pub crowded: bool,
+    /// Whether the limit is leased and its ledger may have more than is here.
+    pub leased: bool,
 }
 
 impl fmt::Display for Exhausted {
@@ -158,6 +181,8 @@ pub struct AccountView {
     pub spent: u64,
     /// Held by calls under way.
     pub held: u64,
+    /// Of a leased limit: what leases still give; `spent` is then what was spent through this ledger since it was made.
+    pub leased: Option<u64>,
     /// When all that is spent now will be free again; absent for limits without window and empty accounts.
     pub reset_at: Option<Timestamp>,
 }
@@ -187,7 +212,8 @@ impl Ledger {
                 limits.push(Limit::new(limits.len() as u64, metadata, &spec.scope, index, limit)?);
             }
         }
-        Ok(Self { next_id: limits.len() as u64, limits })
+        leased::name(&mut limits);
+        Ok(Self { next_id: limits.len() as u64, limits, elapsed: Duration::ZERO })
     }
 
     /// This ledger with the accounts of the limits that `old` has too: same budget, scope, unit, window and
@@ -195,7 +221,7 @@ impl Ledger {
     #[must_use]
     pub fn with_accounts_of(mut self, old: &Self) -> Self {
         let mut known: Vec<&Limit> = old.limits.iter().collect();
-        self.next_id = old.next_id;
+        (self.next_id, self.elapsed) = (old.next_id, old.elapsed);
         for limit in &mut self.limits {
             if let Some(at) = known.iter().position(|known| known.is_same(limit)) {
                 limit.adopt(known.remove(at)); // removed: of two alike, each adopts its own
@@ -218,14 +244,23 @@ impl Ledger {
         now: Timestamp,
     ) -> Result<Reservation, Box<Exhausted>> {
         let mut holds: SmallVec<[Hold; 4]> = SmallVec::new();
+        let elapsed = self.elapsed;
         for limit in self.limits.iter_mut().filter(|limit| limit.covers(who)) {
             let (key, amount) = (limit.key(who), amount_of(limit.unit, &want));
-            limit.check(&key, amount, now)?;
-            holds.push(Hold { limit: limit.id, key, amount });
+            limit.check(&key, amount, now, elapsed)?;
+            holds.push(Hold { limit: limit.id, key, amount, draws: Draws::new() });
         }
-        for hold in &holds {
-            self.change(hold, |limit, account| {
+        let mut thirsty = false;
+        for hold in &mut holds {
+            let Some(limit) = self.limits.iter_mut().find(|limit| limit.id == hold.limit) else { continue };
+            let leased = limit.leased;
+            limit.change(&hold.key, |limit, account| {
                 account.enter();
+                if leased {
+                    hold.draws = account.slice.draw(hold.amount, elapsed).unwrap_or_default();
+                    thirsty |= account.slice.is_low(elapsed);
+                    return;
+                }
                 match limit.unit {
                     // A call counts from the moment it is let through, not from its end.
                     Unit::Calls => account.spent.add(limit.window, hold.amount, now),
@@ -233,7 +268,7 @@ impl Ledger {
                 }
             });
         }
-        Ok(Reservation { holds, at: now })
+        Ok(Reservation { holds, at: now, thirsty })
     }
 
     /// What is left for a call. A call that wants no more than this is not sure to fit unless the ledger stays
@@ -242,7 +277,7 @@ impl Ledger {
     pub fn room(&self, who: &Subject<'_>, now: Timestamp) -> Room {
         let mut room = Room::default();
         for limit in self.limits.iter().filter(|limit| limit.covers(who)) {
-            let left = limit.left(&limit.key(who), now);
+            let left = limit.left(&limit.key(who), now, self.elapsed);
             let lesser = |old: &mut Option<u64>| *old = Some(old.map_or(left, |old| old.min(left)));
             match limit.unit {
                 Unit::Tokens => lesser(&mut room.tokens),
@@ -262,9 +297,10 @@ impl Ledger {
     /// as well, even above the limit.
     pub fn settle(&mut self, reservation: Reservation, used: Amounts, now: Timestamp) {
         for hold in &reservation.holds {
-            self.change(hold, |limit, account| {
+            self.change(hold, |limit, leased, account| {
                 account.leave();
                 match limit.unit {
+                    _ if leased => account.slice.settle(&hold.draws, leased::spent(limit.unit, &used)),
                     Unit::Calls => {}
                     Unit::Concurrency => account.release(hold.amount),
                     unit => {
@@ -279,9 +315,10 @@ impl Ledger {
     /// Lets go of all that a call held because it never left: it does not count as a call either.
     pub fn cancel(&mut self, reservation: Reservation) {
         for hold in &reservation.holds {
-            self.change(hold, |limit, account| {
+            self.change(hold, |limit, leased, account| {
                 account.leave();
                 match limit.unit {
+                    _ if leased => account.slice.settle(&hold.draws, 0),
                     Unit::Calls => account.spent.remove(limit.window, hold.amount, reservation.at),
                     _ => account.release(hold.amount),
                 }
@@ -293,7 +330,8 @@ impl Ledger {
     /// was settled.
     pub fn restore(&mut self, who: &Subject<'_>, used: Amounts, at: Timestamp) {
         for limit in self.limits.iter_mut().filter(|limit| limit.covers(who)) {
-            if limit.unit == Unit::Concurrency {
+            // What was spent of leases is for the ledger to say that they come from.
+            if limit.unit == Unit::Concurrency || limit.leased {
                 continue;
             }
             let (key, amount) = (limit.key(who), amount_of(limit.unit, &used));
@@ -307,13 +345,14 @@ impl Ledger {
     /// All accounts that hold or have spent something, in the order of the budgets, then by key.
     #[must_use]
     pub fn snapshot(&self, now: Timestamp) -> Vec<AccountView> {
-        self.limits.iter().flat_map(|limit| limit.views(now)).collect()
+        self.limits.iter().flat_map(|limit| limit.views(now, self.elapsed)).collect()
     }
 
     /// Applies `change` to the account that `hold` is in, unless its limit is gone.
-    fn change(&mut self, hold: &Hold, change: impl FnOnce(&limit::Terms, &mut Account)) {
+    fn change(&mut self, hold: &Hold, change: impl FnOnce(&limit::Terms, bool, &mut Account)) {
         if let Some(limit) = self.limits.iter_mut().find(|limit| limit.id == hold.limit) {
-            limit.change(&hold.key, change);
+            let leased = limit.leased;
+            limit.change(&hold.key, |terms, account| change(terms, leased, account));
         }
     }
 }

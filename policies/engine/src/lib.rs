@@ -23,6 +23,7 @@
 )]
 
 pub mod cases;
+mod filter;
 pub mod fmt;
 pub mod ledger;
 pub mod lint;
@@ -44,5 +45,6 @@ mod yaml;
 pub use classify::{Classifier, ToolHints};
 pub use compile::compile;
 pub use explain::{DocumentStory, Explanation, NearMiss, Saying};
+pub use filter::Filter;
 pub use identity::Identity;
 pub use policy::{Grant, PolicySet, Ruling};

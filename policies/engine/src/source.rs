@@ -39,7 +39,7 @@ pub struct Loaded {
     pub findings: Vec<Finding>,
 }
 
-/// Reads resources of the kinds Policy, Budget, ToolCatalog, Agent and Upstream, and safety.yaml documents (no
+/// Reads resources of the kinds Policy, Budget, ToolCatalog, Agent, Upstream and Sink, and safety.yaml documents (no
 /// `kind`, but `version: v1` and `rules`), from any number of multi-document YAML texts.
 #[must_use]
 pub fn load(sources: &[Source]) -> Loaded {

@@ -1,5 +1,6 @@
 //! The record: one entry a phase of a call, chained by hash.
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::call::{Point, Verb};
@@ -9,7 +10,7 @@ use crate::usage::Usage;
 use crate::verdict::{Decision, Mode};
 
 /// Which part of a call's life an entry tells.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize, schemars::JsonSchema)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Phase {
     /// The call is about to leave. On disk before its first byte does.

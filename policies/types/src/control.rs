@@ -1,9 +1,11 @@
 //! What the control service, its sidecars and its clients say to each other: JSON over HTTP below `/v1`.
 
 pub mod approvals;
+pub mod budgets;
 pub mod feed;
 pub mod keys;
 pub mod records;
+pub mod sinks;
 
 use std::collections::BTreeMap;
 

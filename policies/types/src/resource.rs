@@ -7,6 +7,7 @@ mod catalog;
 mod control;
 mod policy;
 mod proxy;
+mod sink;
 mod upstream;
 
 use std::collections::BTreeMap;
@@ -24,6 +25,10 @@ pub use policy::{
 pub use proxy::{
     AuditSpec, BoundAgent, BreakerSpec, Breakers, Control, Ech, Limits, Listen, McpRefusal, NamedUpstream,
     NoSni, PriceSpec, ProxySpec, Refusals, RunawaySpec, Size, Sync, Tls, TokenFile, ToolCallRefusal,
+};
+pub use sink::{
+    BatchForm, NdjsonSink, OtlpSink, SinkFilter, SinkFormat, SinkSecret, SinkSpec, SyslogForm, SyslogSink,
+    WebhookSink,
 };
 pub use upstream::{Credential, Dialect, StreamUsage, UpstreamSpec};
 
@@ -58,6 +63,23 @@ pub enum Spec {
     Agent(AgentSpec),
     /// A model provider or tool server.
     Upstream(UpstreamSpec),
+    /// Somewhere that control passes the record on to; sidecars have nothing to do with it.
+    Sink(SinkSpec),
+}
+
+impl Spec {
+    /// Name of the kind, as it stands in `kind:`.
+    #[must_use]
+    pub const fn kind(&self) -> &'static str {
+        match self {
+            Self::Policy(_) => "Policy",
+            Self::Budget(_) => "Budget",
+            Self::ToolCatalog(_) => "ToolCatalog",
+            Self::Agent(_) => "Agent",
+            Self::Upstream(_) => "Upstream",
+            Self::Sink(_) => "Sink",
+        }
+    }
 }
 
 /// An object with its name.

@@ -1,5 +1,6 @@
 //! The only place that reads the environment.
 
+use std::collections::HashMap;
 use std::path::PathBuf;
 
 /// Prefix of the environment variables that set keys of the configuration.
@@ -47,6 +48,16 @@ pub fn host() -> String {
     let plain = |c: &char| c.is_ascii_lowercase() || c.is_ascii_digit() || matches!(c, '-' | '.');
     let name: String = name.trim().chars().filter(plain).collect();
     if name.is_empty() { "unnamed".to_owned() } else { name }
+}
+
+/// What the environment says of OpenTelemetry: variables that begin with `OTEL_` and are not empty.
+#[must_use]
+#[expect(clippy::disallowed_methods, reason = "this is where the environment is read")]
+pub fn opentelemetry() -> HashMap<String, String> {
+    std::env::vars_os()
+        .filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)))
+        .filter(|(name, value)| name.starts_with("OTEL_") && !value.is_empty())
+        .collect()
 }
 
 /// The state directory when none is given: `$SIDEGUARD_STATE`, else `$XDG_STATE_HOME/sideguard`, else

@@ -1,7 +1,9 @@
 //! Logs and metrics.
 
+use std::collections::HashSet;
 use std::io::IsTerminal;
 
+use parking_lot::Mutex;
 use prometheus_client::registry::Registry;
 use tracing_subscriber::EnvFilter;
 
@@ -30,6 +32,36 @@ pub fn start_logs(default: &str, format: LogFormat) {
     };
     // An earlier subscriber stays: two sidecars in one process share it.
     drop(started);
+}
+
+/// Names that may stand in a label, up to a number of them; further ones share `other`. What agents or users can make up
+/// must not make as many series.
+#[derive(Debug)]
+pub struct Names {
+    most: usize,
+    known: Mutex<HashSet<String>>,
+}
+
+impl Names {
+    /// Room for `most` names.
+    #[must_use]
+    pub fn new(most: usize) -> Self {
+        Self { most, known: Mutex::default() }
+    }
+
+    /// The label for a name.
+    #[must_use]
+    pub fn label<'n>(&self, name: &'n str) -> &'n str {
+        let mut known = self.known.lock();
+        if known.contains(name) {
+            return name;
+        }
+        if known.len() >= self.most {
+            return "other";
+        }
+        known.insert(name.to_owned());
+        name
+    }
 }
 
 /// A registry whose metrics all start with `sideguard_`.

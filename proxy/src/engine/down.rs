@@ -13,6 +13,8 @@ use pingora_core::protocols::Stream;
 use pingora_core::protocols::http::ServerSession;
 use pingora_http::ResponseHeader;
 
+use crate::waits::Waits;
+
 /// Longest time that an unread request body is read for, so that its sender can take in an early reply.
 const DRAIN: Duration = Duration::from_secs(2);
 /// Most bytes of an unread request body that are read for the same reason.
@@ -38,11 +40,18 @@ pub(crate) struct Down {
     session: ServerSession,
     /// Whether a body that waits for `100 Continue` was asked for.
     asked: bool,
+    /// Counts how long the agent is waited for.
+    waits: Waits,
 }
 
 impl Down {
-    pub(super) const fn new(session: ServerSession) -> Self {
-        Self { session, asked: false }
+    pub(super) fn new(session: ServerSession) -> Self {
+        Self { session, asked: false, waits: Waits::default() }
+    }
+
+    /// Counts from now on how long the agent is waited for.
+    pub(crate) fn count(&mut self, waits: &Waits) {
+        self.waits = waits.clone();
     }
 
     /// Method, target, version and headers.
@@ -111,7 +120,8 @@ impl Down {
         let mut first = Bytes::new();
         let mut whole = BytesMut::new();
         loop {
-            let chunk = tokio::time::timeout(silence, self.session.read_request_body()).await;
+            let chunk = pin!(tokio::time::timeout(silence, self.session.read_request_body()));
+            let chunk = self.waits.during(chunk).await;
             match chunk.map_err(|_| BodyFault::Gone)? {
                 Ok(None) if whole.is_empty() => return Ok(first),
                 Ok(None) => return Ok(whole.freeze()),
@@ -169,7 +179,7 @@ impl Down {
 
     /// Writes a part of the reply's body.
     pub(crate) async fn send(&mut self, part: Bytes, end: bool) -> Result<(), Gone> {
-        self.session.write_response_body(part, end).await.map_err(|_| Gone)
+        self.waits.during(pin!(self.session.write_response_body(part, end))).await.map_err(|_| Gone)
     }
 
     /// Writes the reply's trailers, which end it. HTTP/1 has none here.

@@ -5,6 +5,7 @@ use std::fmt;
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::net::SocketAddr;
 use std::path::Path;
+use std::pin::pin;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -23,6 +24,7 @@ use sideguard_runtime::clock::Stopwatch;
 use super::cork::{Corked, Hold, is_silent};
 use super::down::{Down, Reply, at_hand};
 use super::fault;
+use crate::waits::Waits;
 
 /// Idle upstream connections kept, over all destinations.
 const POOL: usize = 256;
@@ -165,6 +167,7 @@ impl Connector {
             no_body: false,
             upgrade: false,
             spent: false,
+            waits: Waits::default(),
         })
     }
 
@@ -201,6 +204,7 @@ impl Connector {
             no_body: false,
             upgrade: false,
             spent: false,
+            waits: Waits::default(),
         })
     }
 
@@ -256,9 +260,16 @@ pub(crate) struct Up<'a> {
     upgrade: bool,
     /// Whether the request did not leave whole, so that nothing can follow it.
     spent: bool,
+    /// Counts how long the answer is waited for.
+    waits: Waits,
 }
 
 impl Up<'_> {
+    /// Counts from now on how long the answer is waited for.
+    pub(crate) fn count(&mut self, waits: &Waits) {
+        self.waits = waits.clone();
+    }
+
     /// Whether the connection came from the pool.
     pub(crate) const fn reused(&self) -> bool {
         self.reused
@@ -325,7 +336,8 @@ impl Up<'_> {
 
     /// The next part of the answer's body; `None` at its end.
     pub(crate) async fn part(&mut self) -> Result<Option<Bytes>, Fault> {
-        self.session.read_response_body().await.map_err(|error| Fault::of(&error, false))
+        let part = self.waits.during(pin!(self.session.read_response_body())).await;
+        part.map_err(|error| Fault::of(&error, false))
     }
 
     /// Whether the whole answer has been read.

@@ -102,7 +102,15 @@ pub(super) async fn streamed(sidecar: &Arc<Sidecar>, sent: Sent<'_>, down: &mut 
     };
     let text = watch.emitted_text().to_owned();
     let more = report.emitted_text_bytes.saturating_sub(text.len() as u64);
-    let answered = Answered { usage: report.usage, text, more, charged: true, code, ..Answered::default() };
+    let answered = Answered {
+        usage: report.usage,
+        text,
+        more,
+        charged: true,
+        code,
+        model: report.model,
+        ..Answered::default()
+    };
     Settlement { exchange, held, model, judged, status }.settle(sidecar, answered).await;
     end
 }
@@ -255,9 +263,9 @@ pub(super) async fn whole(sidecar: &Arc<Sidecar>, sent: Sent<'_>, down: &mut Dow
     let mut judge = AnswerJudge { sidecar, exchange: &settlement.exchange, caller };
     let judges =
         matches!(settlement.exchange.operation, Operation::Chat | Operation::Responses | Operation::Messages);
-    let (body, usage, text) = if judges {
+    let (body, usage, text, model) = if judges {
         match watch::whole(&options, body.clone(), &mut judge) {
-            Ok((body, report)) => (body, report.usage, String::new()),
+            Ok((body, report)) => (body, report.usage, String::new(), report.model),
             Err(error) => {
                 let refusal = match error {
                     WholeError::Refused(refusal) => refusal,
@@ -270,7 +278,7 @@ pub(super) async fn whole(sidecar: &Arc<Sidecar>, sent: Sent<'_>, down: &mut Dow
         }
     } else {
         let usage = usage::whole(settlement.exchange.operation, &body);
-        (body, usage, String::new())
+        (body, usage, String::new(), None)
     };
     let text = if usage.output.is_none() { String::from_utf8_lossy(&body).into_owned() } else { text };
     if limits.bytes.is_some_and(|most| body.len() as u64 > most) {
@@ -284,7 +292,7 @@ pub(super) async fn whole(sidecar: &Arc<Sidecar>, sent: Sent<'_>, down: &mut Dow
         reply.remove(header::CONTENT_ENCODING);
     }
     let free = settlement.exchange.operation == Operation::CountTokens;
-    let answered = Answered { usage, text, charged: !free, ..Answered::default() };
+    let answered = Answered { usage, text, charged: !free, model, ..Answered::default() };
     // Before the reply: an agent that has it finds what is left in its budget.
     let charged = settlement.charge(sidecar, answered).await;
     marks.remaining = charged.remaining(sidecar);

@@ -38,6 +38,8 @@ pub(super) struct Answered {
     pub(super) code: Option<&'static str>,
     /// Bytes to and from an upgraded connection.
     pub(super) bytes: Option<[u64; 2]>,
+    /// The model that answered, by its own name.
+    pub(super) model: Option<String>,
 }
 
 impl Settlement {
@@ -48,11 +50,14 @@ impl Settlement {
     }
 
     /// Charges what was used and gives the rest back; the outcome is still to be recorded.
-    pub(super) async fn charge(self, sidecar: &Sidecar, answered: Answered) -> Charged {
+    pub(super) async fn charge(self, sidecar: &Sidecar, mut answered: Answered) -> Charged {
         let Self { exchange, held, model, judged, status } = self;
         let mut outcome = exchange.record(Phase::Outcome, None);
         outcome.status = Some(status);
         outcome.bytes = answered.bytes;
+        if let Some(trace) = &exchange.trace {
+            trace.answered(answered.model.take());
+        }
         let mut used = Amounts::default();
         // What goes on in the background is not over when its answer is.
         let goes_on = answered.charged

@@ -10,18 +10,20 @@ pub(crate) enum Kind {
     ToolCatalog,
     Agent,
     Upstream,
+    Sink,
     Sidecar,
     Generation,
     Kill,
 }
 
 /// Kinds with their names: as in YAML, one of them, several.
-const NAMES: [(Kind, &str, &str); 8] = [
+const NAMES: [(Kind, &str, &str); 9] = [
     (Kind::Policy, "Policy", "policies"),
     (Kind::Budget, "Budget", "budgets"),
     (Kind::ToolCatalog, "ToolCatalog", "toolcatalogs"),
     (Kind::Agent, "Agent", "agents"),
     (Kind::Upstream, "Upstream", "upstreams"),
+    (Kind::Sink, "Sink", "sinks"),
     (Kind::Sidecar, "Sidecar", "sidecars"),
     (Kind::Generation, "Generation", "generations"),
     (Kind::Kill, "Kill", "kills"),
@@ -36,6 +38,7 @@ impl Kind {
             Self::ToolCatalog => "ToolCatalog",
             Self::Agent => "Agent",
             Self::Upstream => "Upstream",
+            Self::Sink => "Sink",
             Self::Sidecar => "Sidecar",
             Self::Generation => "Generation",
             Self::Kill => "Kill",
@@ -44,7 +47,10 @@ impl Kind {
 
     /// Whether things of the kind are applied, rather than made by the system.
     pub(crate) const fn is_applied(self) -> bool {
-        matches!(self, Self::Policy | Self::Budget | Self::ToolCatalog | Self::Agent | Self::Upstream)
+        matches!(
+            self,
+            Self::Policy | Self::Budget | Self::ToolCatalog | Self::Agent | Self::Upstream | Self::Sink
+        )
     }
 
     fn parse(text: &str) -> Option<Self> {

@@ -7,7 +7,6 @@ use sideguard_client::MAX_BODY;
 use sideguard_policy::source::{self, Severity, Source};
 use sideguard_proxy::feed;
 use sideguard_types::control::{Name, Text};
-use sideguard_types::resource::Spec;
 
 use super::{BAD_CONFIGURATION, Failure, Outcome};
 
@@ -61,20 +60,10 @@ pub(crate) fn names(texts: &[Text]) -> Outcome<Vec<Name>> {
     }
     let name = |document: &source::Document| Name {
         tenant: document.tenant().to_owned(),
-        kind: kind(&document.resource.spec).to_owned(),
+        kind: document.resource.spec.kind().to_owned(),
         name: document.resource.metadata.name.clone(),
     };
     Ok(loaded.documents.iter().map(name).collect())
-}
-
-const fn kind(spec: &Spec) -> &'static str {
-    match spec {
-        Spec::Policy(_) => "Policy",
-        Spec::Budget(_) => "Budget",
-        Spec::ToolCatalog(_) => "ToolCatalog",
-        Spec::Agent(_) => "Agent",
-        Spec::Upstream(_) => "Upstream",
-    }
 }
 
 #[cfg(test)]

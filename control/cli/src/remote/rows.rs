@@ -4,7 +4,8 @@ use std::collections::BTreeMap;
 
 use serde_json::{Value, json};
 use sideguard_client::{Client, Objects};
-use sideguard_types::control::{Generation, Kill, Object, Scope, Sidecar, Standing};
+use sideguard_types::control::sinks::SinkState;
+use sideguard_types::control::{Generation, Kill, Name, Object, Scope, Sidecar, Standing};
 use sideguard_types::units::MicroUsd;
 
 use super::kind::Kind;
@@ -50,6 +51,21 @@ pub(crate) const fn head(kind: Kind) -> (&'static [&'static str], usize) {
         Kind::ToolCatalog => (&["TENANT", "NAME", "TOOLS", "GENERATION", "LABELS"], 4),
         Kind::Upstream => (&["TENANT", "NAME", "URL", "GENERATION", "LABELS"], 4),
         Kind::Agent => (&["TENANT", "NAME", "STANDING", "SIDECARS", "GENERATION", "REFUSED", "LABELS"], 5),
+        Kind::Sink => (
+            &[
+                "TENANT",
+                "NAME",
+                "TO",
+                "DELIVERED",
+                "WAITING",
+                "ERROR",
+                "LAST",
+                "FILTERED",
+                "SKIPPED",
+                "HOLDER",
+            ],
+            6,
+        ),
         Kind::Sidecar => (
             &[
                 "TENANT",
@@ -82,6 +98,7 @@ pub(crate) async fn rows(client: &Client, kind: Kind, which: &Which) -> Outcome<
         Kind::Generation => client.newest_generations(GENERATIONS).await?.iter().map(generation).collect(),
         Kind::Kill => client.kills().await?.iter().map(kill).collect(),
         Kind::Agent => agents(client, which).await?,
+        Kind::Sink => sinks(client, which).await?,
         Kind::Policy | Kind::Budget | Kind::ToolCatalog | Kind::Upstream => {
             objects(client, kind, which).await?.iter().map(applied).collect()
         }
@@ -138,6 +155,35 @@ fn applied(object: &Object) -> Row {
     cells.extend(own);
     cells.extend([object.generation.to_string(), object::labels(&object.labels)]);
     row(&object.name.name, Some(&object.name.tenant), cells, item)
+}
+
+/// Sinks, as they were applied and as they stand.
+async fn sinks(client: &Client, which: &Which) -> Outcome<Vec<Row>> {
+    let states = client.sinks().await?;
+    let row = |object: &Object| {
+        let Name { tenant, name, .. } = &object.name;
+        let of = |state: &&SinkState| {
+            state.name == *name && state.tenant.as_deref().unwrap_or("default") == tenant
+        };
+        let state = states.iter().find(of);
+        let mut item = object::structured(object);
+        item["status"] = json!(state);
+        let told = |cell: fn(&SinkState) -> String| state.map_or_else(|| "-".to_owned(), cell);
+        let cells = vec![
+            tenant.clone(),
+            name.clone(),
+            told(|state| state.to.clone()),
+            told(|state| state.delivered.to_string()),
+            told(|state| state.waiting.to_string()),
+            told(|state| state.error.clone().unwrap_or_default()),
+            told(|state| state.last.map_or_else(|| "never".to_owned(), moment)),
+            told(|state| state.filtered.to_string()),
+            told(|state| state.skipped.to_string()),
+            told(|state| state.holder.clone().unwrap_or_default()),
+        ];
+        self::row(name, Some(tenant), cells, item)
+    };
+    Ok(objects(client, Kind::Sink, which).await?.iter().map(row).collect())
 }
 
 /// `100000 tokens/1d, 20 usd/month`.

@@ -25,6 +25,12 @@ pub(super) fn check(checks: &mut Checks<'_>, spec: &BudgetSpec) {
     for (index, limit) in spec.limits.iter().enumerate() {
         check_limit(checks, index, limit);
     }
+    for (index, share) in spec.alerts.iter().flatten().enumerate() {
+        if !(*share > 0.0 && *share <= 1.0) {
+            let message = format!("`{share}` is not a share above 0 and up to 1");
+            checks.error("alert", &[Step::Key("alerts"), Step::Item(index)], message);
+        }
+    }
 }
 
 fn check_limit(checks: &mut Checks<'_>, index: usize, limit: &Limit) {

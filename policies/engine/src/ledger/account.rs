@@ -5,6 +5,8 @@ use std::collections::VecDeque;
 use sideguard_types::resource::Window;
 use sideguard_types::time::{Span, Timestamp};
 
+use super::slice::Slice;
+
 /// Parts of a rolling window. One part more is kept, so that a part is forgotten only when it is wholly outside:
 /// the sum may be too large by one part, never too small.
 const PARTS: i64 = 60;
@@ -16,12 +18,14 @@ pub(super) struct Account {
     pub(super) held: u64,
     /// Reservations that are not given back; while there are any, the account must stay.
     open: u32,
+    /// What leases give, where the limit is leased.
+    pub(super) slice: Slice,
 }
 
 impl Account {
     /// Whether nothing would be lost if the account were forgotten.
     pub(super) fn is_idle(&self, window: Option<Window>, now: Timestamp) -> bool {
-        self.open == 0 && self.spent.at(window, now) == 0
+        self.open == 0 && self.spent.at(window, now) == 0 && self.slice.is_idle()
     }
 
     pub(super) fn enter(&mut self) {

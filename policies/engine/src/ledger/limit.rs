@@ -2,6 +2,8 @@
 
 use std::collections::HashMap;
 use std::ops::Deref;
+use std::sync::Arc;
+use std::time::Duration;
 
 use sideguard_types::resource::{self, BudgetScope, Metadata, Per, Unit, Window};
 use sideguard_types::time::Timestamp;
@@ -83,9 +85,13 @@ struct Scope {
 pub(super) struct Limit {
     /// How reservations name it, across reloads.
     pub(super) id: u64,
-    terms: Terms,
+    /// What it is called where it is leased, the same in every ledger that has it.
+    pub(super) name: Arc<str>,
+    /// Whether another ledger keeps it and this one has leases.
+    pub(super) leased: bool,
+    pub(super) terms: Terms,
     scope: Scope,
-    amount: u64,
+    pub(super) amount: u64,
     accounts: HashMap<Box<str>, Account, ahash::RandomState>,
     /// Number of accounts at which idle ones are looked for.
     sweep_at: usize,
@@ -125,6 +131,8 @@ impl Limit {
         let accounts = HashMap::default();
         Ok(Self {
             id,
+            name: Arc::default(),
+            leased: false,
             terms,
             scope: compiled,
             amount,
@@ -136,12 +144,13 @@ impl Limit {
 
     /// Whether `other` counts the same, whatever its amount.
     pub(super) fn is_same(&self, other: &Self) -> bool {
-        self.terms == other.terms
+        self.terms == other.terms && self.leased == other.leased
     }
 
     /// Takes over the accounts of the limit that this one replaces.
     pub(super) fn adopt(&mut self, old: &Self) {
-        *self = Self { amount: self.amount, ..old.clone() };
+        let name = Arc::clone(&self.name);
+        *self = Self { amount: self.amount, name, ..old.clone() };
     }
 
     /// Whether the limit is about a call.
@@ -162,7 +171,16 @@ impl Limit {
     }
 
     /// Whether `want` more fits into the account `key`.
-    pub(super) fn check(&mut self, key: &str, want: u64, now: Timestamp) -> Result<(), Box<Exhausted>> {
+    pub(super) fn check(
+        &mut self,
+        key: &str,
+        want: u64,
+        now: Timestamp,
+        elapsed: Duration,
+    ) -> Result<(), Box<Exhausted>> {
+        if self.leased {
+            return self.check_slice(key, want, now, elapsed);
+        }
         let window = self.window;
         let account = self.account(key, now).map(|account| {
             // What is past is forgotten before others take its place: it must not count again when the clock
@@ -196,11 +214,55 @@ impl Limit {
             soon: crowded || spent.saturating_add(want) <= self.amount,
             alone: want > self.amount,
             crowded,
+            leased: false,
         }))
     }
 
-    /// What is left in the account `key`.
-    pub(super) fn left(&self, key: &str, now: Timestamp) -> u64 {
+    /// Whether leases give `want` to the account `key`.
+    fn check_slice(
+        &mut self,
+        key: &str,
+        want: u64,
+        now: Timestamp,
+        elapsed: Duration,
+    ) -> Result<(), Box<Exhausted>> {
+        let account = self.account(key, now).map(|account| &account.slice);
+        let crowded = account.is_none();
+        let missing = account.map_or(want, |slice| slice.missing(want, elapsed));
+        if !crowded && missing == 0 {
+            return Ok(());
+        }
+        let may_ask = account.is_some_and(|slice| slice.may_ask(missing, elapsed));
+        let held = account.map_or(0, |slice| slice.left(elapsed).saturating_add(slice.out()));
+        let free = account.and_then(super::slice::Slice::free);
+        let reset_at = account.and_then(|slice| slice.reset_at);
+        // Before anything is known of the other ledger, it may have room soon.
+        let soon = crowded || free.is_none() || account.is_some_and(|slice| slice.soon);
+        let spent = self.amount.saturating_sub(held).saturating_sub(free.unwrap_or(self.amount));
+        let text = |amount| shown(self.unit, amount);
+        Err(Box::new(Exhausted {
+            budget: self.budget.clone(),
+            unit: self.unit,
+            limit: text(self.amount),
+            spent: text(spent),
+            held: text(held),
+            wanted: text(want),
+            reset_at,
+            soon: soon && want <= self.amount,
+            alone: want > self.amount,
+            crowded,
+            leased: may_ask && want <= self.amount,
+        }))
+    }
+
+    /// What is left in the account `key`; of a leased one also what can still be had, as far as is known.
+    pub(super) fn left(&self, key: &str, now: Timestamp, elapsed: Duration) -> u64 {
+        if self.leased {
+            return self
+                .accounts
+                .get(key)
+                .map_or(self.amount, |account| account.slice.room(self.amount, elapsed));
+        }
         self.accounts.get(key).map_or(self.amount, |account| {
             let spent = account.spent.at(self.window, now);
             self.amount.saturating_sub(spent).saturating_sub(account.held)
@@ -219,6 +281,16 @@ impl Limit {
         self.accounts.get_mut(key)
     }
 
+    /// The slice of the account `key`, of a leased limit.
+    pub(super) fn slice(&mut self, key: &str) -> Option<&mut super::slice::Slice> {
+        self.accounts.get_mut(key).map(|account| &mut account.slice)
+    }
+
+    /// All slices.
+    pub(super) fn slices(&mut self) -> impl Iterator<Item = &mut super::slice::Slice> {
+        self.accounts.values_mut().map(|account| &mut account.slice)
+    }
+
     /// Applies `change` to the account `key`.
     pub(super) fn change(&mut self, key: &str, change: impl FnOnce(&Terms, &mut Account)) {
         if let Some(account) = self.accounts.get_mut(key) {
@@ -227,14 +299,15 @@ impl Limit {
     }
 
     /// Accounts that hold or have spent something.
-    pub(super) fn views(&self, now: Timestamp) -> Vec<AccountView> {
+    pub(super) fn views(&self, now: Timestamp, elapsed: Duration) -> Vec<AccountView> {
         let view = |key: &str, account: &Account| AccountView {
             budget: self.budget.clone(),
             unit: self.unit,
             key: key.to_owned(),
             limit: self.amount,
-            spent: account.spent.at(self.window, now),
-            held: account.held,
+            spent: if self.leased { account.slice.spent } else { account.spent.at(self.window, now) },
+            held: if self.leased { account.slice.out() } else { account.held },
+            leased: self.leased.then(|| account.slice.left(elapsed)),
             reset_at: account.spent.falls_to(self.window, 0, now),
         };
         let mut views: Vec<_> = self

@@ -23,7 +23,7 @@ fn limit(unit: Unit, amount: &str, window: Option<&str>, per: Option<Per>) -> Li
 }
 
 fn budget(name: &str, scope: BudgetScope, limits: Vec<Limit>) -> (Metadata, BudgetSpec) {
-    (Metadata { name: name.to_owned(), ..Metadata::default() }, BudgetSpec { scope, limits })
+    (Metadata { name: name.to_owned(), ..Metadata::default() }, BudgetSpec { scope, limits, alerts: None })
 }
 
 fn ledger(limits: Vec<Limit>) -> Ledger {

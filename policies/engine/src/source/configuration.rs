@@ -19,7 +19,7 @@ struct Kind {
 const CONTROL: Kind = Kind {
     name: "Control",
     unnamed: "control",
-    keys: &["listen", "state", "store", "tls", "hosts", "limits", "approvals"],
+    keys: &["listen", "state", "store", "tls", "hosts", "limits", "approvals", "lease"],
 };
 
 const PROXY: Kind = Kind { name: "Proxy", unnamed: "proxy", keys: &PROXY_KEYS };

@@ -5,7 +5,8 @@ use std::sync::Arc;
 
 use serde::de::DeserializeOwned;
 use sideguard_types::resource::{
-    API_VERSION, AgentSpec, BudgetSpec, Metadata, PolicySpec, Resource, Spec, ToolCatalogSpec, UpstreamSpec,
+    API_VERSION, AgentSpec, BudgetSpec, Metadata, PolicySpec, Resource, SinkSpec, Spec, ToolCatalogSpec,
+    UpstreamSpec,
 };
 
 use super::{Finding, Severity, Source, nearest};
@@ -14,7 +15,7 @@ use crate::yaml::{self, Fault, FaultKind, Mark, Node, Pruned, Refusal, Value};
 /// Most findings of one document; after so many the rest is noise.
 const MAX_FINDINGS: usize = 50;
 /// Kinds that are read here.
-const KINDS: [&str; 5] = ["Policy", "Budget", "ToolCatalog", "Agent", "Upstream"];
+const KINDS: [&str; 6] = ["Policy", "Budget", "ToolCatalog", "Agent", "Upstream", "Sink"];
 /// Keys of rules and of `match`: at the top level they mean that indentation was lost.
 const INNER_KEYS: [&str; 25] = [
     "id",
@@ -279,6 +280,7 @@ pub(crate) fn load_node(
         "Budget" => read::<BudgetSpec>(page, &mut spec_node, &[], findings).map(Spec::Budget),
         "ToolCatalog" => read::<ToolCatalogSpec>(page, &mut spec_node, &[], findings).map(Spec::ToolCatalog),
         "Agent" => read::<AgentSpec>(page, &mut spec_node, &[], findings).map(Spec::Agent),
+        "Sink" => read::<SinkSpec>(page, &mut spec_node, &[], findings).map(Spec::Sink),
         _ => read::<UpstreamSpec>(page, &mut spec_node, &[], findings).map(Spec::Upstream),
     }?;
     Some(Document { resource: Resource { metadata: metadata?, spec }, page: page.clone(), spec: spec_node })

@@ -9,7 +9,7 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer, de::Error};
 use crate::time::Span;
 
 /// Limits on what the calls in a scope may use.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct BudgetSpec {
     /// Which calls it is about; empty is all.
@@ -17,6 +17,10 @@ pub struct BudgetSpec {
     pub scope: BudgetScope,
     /// The limits; each must hold.
     pub limits: Vec<Limit>,
+    /// Shares of a limit at which control raises an alert when they are spent, such as `[0.5, 0.8]`; 0.8 and 1.0 when
+    /// absent, none when empty.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub alerts: Option<Vec<f64>>,
 }
 
 /// Which calls a budget is about: given keys AND together. Globs as in policies.

@@ -6,6 +6,10 @@ use std::path::PathBuf;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use crate::time::Span;
+
+const LEASE: Span = Span(std::time::Duration::from_secs(30));
+
 /// Configuration of a control service. Every key can also be set as `SIDEGUARD_<PATH>`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, rename_all = "camelCase", default)]
@@ -25,6 +29,9 @@ pub struct ControlSpec {
     pub limits: ControlLimits,
     /// How people are told of calls that wait for them.
     pub approvals: ApprovalsSpec,
+    /// How long a sidecar may draw on a lease of a budget without a word from control, `1s` to `10m`. A lease whose sidecar
+    /// is lost is charged in full after twice as long.
+    pub lease: Span,
 }
 
 impl Default for ControlSpec {
@@ -37,6 +44,7 @@ impl Default for ControlSpec {
             hosts: Vec::new(),
             limits: ControlLimits::default(),
             approvals: ApprovalsSpec::default(),
+            lease: LEASE,
         }
     }
 }
