@@ -69,7 +69,7 @@ impl StartError {
     /// Whether the configuration is at fault.
     #[must_use]
     pub const fn is_configuration(&self) -> bool {
-        matches!(self, Self::Webhook(_))
+        matches!(self, Self::Webhook(_) | Self::Tls(_))
     }
 }
 

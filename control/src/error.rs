@@ -115,6 +115,31 @@ impl IntoResponse for Failure {
     }
 }
 
+/// The same refusal in the form of every other one: what a framework says is plain text.
+pub(crate) async fn problem(refusal: Response) -> Response {
+    const LONGEST: usize = 4 << 10;
+    let kind = refusal.headers().get(header::CONTENT_TYPE);
+    let told = kind.is_some_and(|kind| kind.as_bytes().starts_with(b"application/problem+json"));
+    let status = refusal.status();
+    if told || !(status.is_client_error() || status.is_server_error()) {
+        return refusal;
+    }
+    let text = axum::body::to_bytes(refusal.into_body(), LONGEST).await.unwrap_or_default();
+    let code = match status {
+        StatusCode::PAYLOAD_TOO_LARGE => "body_too_large",
+        StatusCode::NOT_FOUND | StatusCode::METHOD_NOT_ALLOWED => "not_found",
+        status if status.is_client_error() => "invalid",
+        _ => "internal",
+    };
+    let detail = match String::from_utf8_lossy(&text).trim() {
+        "" => status.canonical_reason().unwrap_or("refused").to_lowercase(),
+        text => text.to_owned(),
+    };
+    let body = Problem { status: status.as_u16(), code: code.to_owned(), detail, findings: Vec::new() };
+    let kind = [(header::CONTENT_TYPE, "application/problem+json")];
+    (status, kind, Json(body)).into_response()
+}
+
 impl From<TooMany> for Failure {
     fn from(TooMany(again): TooMany) -> Self {
         Self::TooMany(again)

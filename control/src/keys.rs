@@ -29,6 +29,8 @@ const COARSE: Duration = Duration::from_secs(600);
 const ID: usize = 16;
 /// Longest name of a key, in bytes.
 const LONGEST_NAME: usize = 100;
+/// Most labels of a key.
+const MOST_LABELS: usize = 32;
 /// Keys that are read at once.
 const READ: usize = 500;
 
@@ -199,6 +201,13 @@ pub(crate) async fn create(
     {
         return Err(Failure::Invalid(format!(
             "`name` is empty, too long or has `:` or control characters: {name:?}"
+        )));
+    }
+    if labels.len() > MOST_LABELS
+        || labels.iter().any(|(key, value)| key.len().max(value.len()) > LONGEST_NAME)
+    {
+        return Err(Failure::Invalid(format!(
+            "a key has up to {MOST_LABELS} labels of up to {LONGEST_NAME} bytes"
         )));
     }
     let tenant = tenant.or_else(|| by.tenant.clone());

@@ -33,7 +33,22 @@ macro_rules! files {
 files! {
     "index.html": HTML,
     "style.css": STYLE,
+    "agents.js": SCRIPT,
+    "api.js": SCRIPT,
     "app.js": SCRIPT,
+    "approvals.js": SCRIPT,
+    "breakers.js": SCRIPT,
+    "budgets.js": SCRIPT,
+    "calls.js": SCRIPT,
+    "diff.js": SCRIPT,
+    "dom.js": SCRIPT,
+    "kills.js": SCRIPT,
+    "live.js": SCRIPT,
+    "panes.js": SCRIPT,
+    "policy.js": SCRIPT,
+    "records.js": SCRIPT,
+    "sign.js": SCRIPT,
+    "table.js": SCRIPT,
 }
 
 fn answer((kind, text): File) -> impl IntoResponse {

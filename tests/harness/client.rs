@@ -380,3 +380,18 @@ pub async fn administer(sidecar: &Sidecar, method: &str, path: &str, headers: &[
     all.extend_from_slice(headers);
     collect(exchange(TokioIo::new(tcp), request(method, path, &all, ""), Version::One).await).await
 }
+
+/// A request with a body to a server at `http://address:port`, over a connection of its own.
+///
+/// # Panics
+/// When there is no reply.
+pub async fn direct(url: &str, method: &str, path: &str, headers: &[(&str, &str)], body: &str) -> Reply {
+    let host = url.trim_start_matches("http://");
+    let tcp = TcpStream::connect(host).await.expect("a server");
+    let mut all = headers.to_vec();
+    if !headers.iter().any(|(name, _)| *name == "host") {
+        all.push(("host", host));
+    }
+    let body = body.to_owned();
+    collect(exchange(TokioIo::new(tcp), request(method, path, &all, body), Version::One).await).await
+}

@@ -1,6 +1,7 @@
 //! What the promises are tried with: fake upstreams on loopback that count what reaches them, and the built binary
 //! under a configuration of the test's own.
 
+pub mod browser;
 pub mod client;
 pub mod command;
 pub mod control;

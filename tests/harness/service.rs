@@ -10,6 +10,7 @@ use parking_lot::Mutex;
 use serde_json::Value;
 use tempfile::TempDir;
 
+use crate::client::{self, Reply};
 use crate::command::{self, Ran};
 use crate::servers::{SERVERS, Servers};
 use crate::sidecar::{Sidecar, binary};
@@ -160,6 +161,24 @@ impl Service {
     #[must_use]
     pub fn key(&self) -> String {
         std::fs::read_to_string(self.state().join("operator.key")).expect("a key").trim().to_owned()
+    }
+
+    /// A request to its interface by a key, with a body in JSON where there is one.
+    pub async fn ask(&self, key: &str, method: &str, path: &str, body: &str) -> Reply {
+        let bearer = format!("Bearer {key}");
+        let mut headers = vec![("authorization", bearer.as_str())];
+        if !body.is_empty() {
+            headers.push(("content-type", "application/json"));
+        }
+        client::direct(&self.url, method, path, &headers, body).await
+    }
+
+    /// A fresh key, by the flags of `sideguard key create`.
+    ///
+    /// # Panics
+    /// When there is none.
+    pub async fn new_key(&self, flags: &[&str]) -> String {
+        self.out(&[&["key", "create"], flags].concat()).await.trim().to_owned()
     }
 
     /// Runs `sideguard` with arguments, as somebody on the service's machine.

@@ -76,7 +76,8 @@ impl Sidecar {
     }
 
     /// Starts one without policy files, whose policy comes from control.
-    pub(crate) fn fleet(spec: &str) -> Self {
+    #[must_use]
+    pub fn fleet(spec: &str) -> Self {
         let dir = tempfile::tempdir().expect("a directory");
         let config = format!(
             "apiVersion: sideguard.dev/v1\nkind: Proxy\nmetadata: {{name: test}}\nspec:\n  \

@@ -48,6 +48,15 @@ impl Authority {
         &self.pem
     }
 
+    /// A certificate for the given names and its private key, both in PEM.
+    #[must_use]
+    pub fn issue(&self, names: &[&str]) -> (String, String) {
+        let key = KeyPair::generate().expect("a key");
+        let params = CertificateParams::new(names.iter().map(ToString::to_string).collect::<Vec<_>>())
+            .expect("parameters");
+        (params.signed_by(&key, &self.issuer).expect("a certificate").pem(), key.serialize_pem())
+    }
+
     /// What a server of the given names needs; speaks the given protocols.
     #[must_use]
     pub fn server(&self, names: &[&str], protocols: &[&str]) -> Arc<ServerConfig> {

@@ -1,5 +1,6 @@
 //! Promises, end to end through the built binary.
 
+mod api;
 mod approvals;
 mod bodies;
 mod breakers;
@@ -7,6 +8,7 @@ mod budgets;
 mod central_record;
 mod client;
 mod connections;
+mod control_tls;
 mod disguises;
 mod escapes;
 mod faithful;
@@ -20,6 +22,7 @@ mod malformed;
 mod mcp;
 mod modes;
 mod outages;
+mod page;
 mod pod;
 mod reach;
 mod readme;
@@ -33,6 +36,7 @@ mod side_doors;
 mod sinks;
 mod streams;
 mod telemetry;
+mod tenants;
 mod tls;
 mod transport;
 mod up;

@@ -148,7 +148,7 @@ fn state() -> Vec<Described> {
     let change = json!({
         "action": "created", "tenant": "acme", "kind": "Policy", "name": "no-deletes", "after": POLICY,
     });
-    let applied = json!({ "generation": 7, "digest": "sha256:…", "changes": [change.clone()] });
+    let applied = json!({ "generation": 7, "digest": "sha256:…", "changes": [change] });
     let generation = json!({
         "number": 7, "digest": "sha256:…", "time": TIME, "by": "alice", "verb": "apply", "objects": 1,
         "summary": ["created policy/acme/no-deletes"],

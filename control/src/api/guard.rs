@@ -15,7 +15,7 @@ use hyper::body::{Frame, SizeHint};
 use sideguard_runtime::clock;
 
 use super::{Access, Control};
-use crate::error::Failure;
+use crate::error::{Failure, problem};
 use crate::keys::{self, Principal, Role};
 use crate::limits::Place;
 use crate::serve::Peer;
@@ -49,7 +49,7 @@ pub(super) async fn outermost(
             return Err(Failure::Forbidden("be used without a client certificate"));
         }
     }
-    let mut response = next.run(request).await;
+    let mut response = problem(next.run(request).await).await;
     let headers = response.headers_mut();
     for (name, value) in ALWAYS {
         headers.entry(name).or_insert(HeaderValue::from_static(value));

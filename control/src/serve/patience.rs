@@ -1,12 +1,13 @@
 //! How long a client may take: to send a body, and to take in an answer.
 
+use std::error::Error;
 use std::io;
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use bytes::Bytes;
-use hyper::body::{Body, Frame, Incoming, SizeHint};
+use hyper::body::{Body, Frame, SizeHint};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::Sleep;
 
@@ -28,18 +29,22 @@ impl Alarm {
 }
 
 /// The body of a request, which must come in time.
-pub(super) struct Timely {
-    body: Incoming,
+pub(super) struct Timely<B> {
+    body: B,
     alarm: Alarm,
 }
 
-impl Timely {
-    pub(super) fn new(body: Incoming) -> Self {
+impl<B> Timely<B> {
+    pub(super) fn new(body: B) -> Self {
         Self { body, alarm: Alarm::default() }
     }
 }
 
-impl Body for Timely {
+impl<B> Body for Timely<B>
+where
+    B: Body<Data = Bytes> + Unpin,
+    B::Error: Into<Box<dyn Error + Send + Sync>>,
+{
     type Data = Bytes;
     type Error = io::Error;
 
@@ -128,5 +133,55 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Patient<S> {
     fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
         let shut = Pin::new(&mut self.stream).poll_shutdown(context);
         self.watched(context, shut)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::ErrorKind;
+    use std::time::Duration;
+
+    use bytes::Bytes;
+    use futures_util::stream;
+    use futures_util::stream::StreamExt;
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
+    use super::{Patient, Timely};
+
+    type Part = Result<Bytes, std::io::Error>;
+
+    #[tokio::test(start_paused = true)]
+    async fn a_client_that_takes_nothing_in_is_cut_and_one_that_is_slow_is_not() {
+        let (ours, mut theirs) = tokio::io::duplex(16);
+        let mut ours = Patient::new(ours);
+        let slow = async {
+            let mut taken = [0; 16];
+            for _ in 0..10 {
+                tokio::time::sleep(Duration::from_secs(20)).await;
+                theirs.read_exact(&mut taken).await.expect("a part");
+            }
+            theirs
+        };
+        let (wrote, theirs) = tokio::join!(ours.write_all(&[0; 160]), slow);
+        wrote.expect("all of it");
+        let stalled = ours.write_all(&[0; 160]).await.expect_err("cut");
+        assert_eq!(stalled.kind(), ErrorKind::TimedOut);
+        drop(theirs);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_body_that_does_not_come_in_time_is_an_error() {
+        let whole = stream::iter([Part::Ok(Bytes::from("whole"))]);
+        let read = axum::body::to_bytes(
+            axum::body::Body::new(Timely::new(axum::body::Body::from_stream(whole))),
+            99,
+        );
+        assert_eq!(read.await.expect("a body"), "whole");
+        let begun = stream::iter([Part::Ok(Bytes::from("begun"))]).chain(stream::pending());
+        let read = axum::body::to_bytes(
+            axum::body::Body::new(Timely::new(axum::body::Body::from_stream(begun))),
+            99,
+        );
+        assert!(tokio::time::timeout(Duration::from_secs(60), read).await.expect("an end").is_err());
     }
 }

@@ -1,8 +1,8 @@
 //! Keys of people and sidecars: `/v1/keys` and `/session`.
 
-use schemars::JsonSchema;
 use std::collections::BTreeMap;
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::time::Timestamp;
