@@ -89,7 +89,7 @@ async fn an_approved_call_goes_out_once_while_it_waits() {
 async fn api(service: &Service, key: &str, method: &str, path: &str, body: &str) -> (u16, Value) {
     let to = service.url().trim_start_matches("http://").parse().expect("an address");
     let head = format!(
-        "{method} {path} HTTP/1.1\r\nhost: control\r\nauthorization: Bearer {key}\r\ncontent-type: application/json\r\n\
+        "{method} {path} HTTP/1.1\r\nhost: 127.0.0.1\r\nauthorization: Bearer {key}\r\ncontent-type: application/json\r\n\
          content-length: {}\r\nconnection: close\r\n\r\n{body}",
         body.len()
     );
@@ -330,7 +330,7 @@ async fn a_kill_or_a_budget_that_is_used_up_stops_what_was_approved() {
     }
     // The grant is there still, and the budget is not.
     let reply = post(&sidecar, &tool, &path, "1").await;
-    assert_eq!(reply.json()["code"], "budget_exhausted", "{}", reply.text());
+    assert_eq!(reply.json()["rule"], "budget/few", "{}", reply.text());
     assert_eq!(
         service.json(&["approvals", &id]).await["state"],
         "approved",

@@ -34,6 +34,9 @@ pub(crate) struct List {
     /// Goes on and shows each change.
     #[arg(short, long, conflicts_with = "id")]
     watch: bool,
+    /// Prints nothing but ids, as `approve` takes them.
+    #[arg(short, long, conflicts_with_all = ["id", "watch", "output"])]
+    quiet: bool,
     /// Form of the output.
     #[arg(short, long, value_enum, default_value_t = Output::Text)]
     output: Output,
@@ -141,7 +144,7 @@ pub(crate) async fn list(arguments: List) -> ExitCode {
 }
 
 async fn listed(arguments: List) -> Outcome {
-    let List { id, status, watch, output, place } = arguments;
+    let List { id, status, watch, quiet, output, place } = arguments;
     let client = place.client()?;
     if let Some(id) = id {
         let approval = client.approval(&id).await?;
@@ -154,6 +157,9 @@ async fn listed(arguments: List) -> Outcome {
         return watched(&client, status, output).await;
     }
     let found = all(&client, status).await?;
+    if quiet {
+        return put(&found.iter().map(|approval| format!("{}\n", approval.id)).collect::<String>());
+    }
     match output {
         Output::Json => put_json(&serde_json::json!({ "items": found })),
         Output::Text if found.is_empty() => {

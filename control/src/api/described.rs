@@ -233,12 +233,13 @@ fn approvals() -> Vec<Described> {
     let ask = json!({
         "agent": "cleaner", "call": "01a2b3c4", "rule": "floor/ask-first", "reason": "it destroys data",
         "point": "tool.call", "topic": "job.crm.acme.com.delete", "policyDigest": "sha256:…", "hash": "9c…",
-        "terms": terms, "request": request,
+        "terms": terms.clone(), "request": request,
     });
     let standing = json!({ "id": "01a2b3c4", "state": "pending" });
     let approval = json!({
         "id": "01a2b3c4", "tenant": "acme", "agent": "cleaner", "chain": [], "state": "pending", "rule": "floor/ask-first",
         "reason": "it destroys data", "point": "tool.call", "topic": "job.crm.acme.com.delete", "method": "DELETE", "scheme": "https",
+        "hash": "9c…", "policyDigest": "sha256:…", "sidecar": "0193a5c0", "call": "01a2b3c4", "terms": terms,
         "host": "crm.acme.com", "path": "/customers/4", "created": TIME, "expires": TIME, "quorum": 1, "votes": [],
     });
     vec![

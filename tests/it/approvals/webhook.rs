@@ -20,7 +20,7 @@ fn sign(time: i64, body: &str) -> String {
 async fn call_back(service: &Service, route: &str, time: i64, signature: &str, body: &str) -> (u16, Value) {
     let to = service.url().trim_start_matches("http://").parse().expect("an address");
     let head = format!(
-        "POST {route} HTTP/1.1\r\nhost: control\r\nx-sideguard-timestamp: {time}\r\nx-sideguard-signature: v1={signature}\r\n\
+        "POST {route} HTTP/1.1\r\nhost: 127.0.0.1\r\nx-sideguard-timestamp: {time}\r\nx-sideguard-signature: v1={signature}\r\n\
          content-length: {}\r\nconnection: close\r\n\r\n{body}",
         body.len()
     );

@@ -4,6 +4,7 @@ use std::path::Path;
 use std::process::ExitCode;
 
 use anyhow::Context;
+use serde::Deserialize;
 use sideguard_client::{Client, Records};
 use sideguard_record::proof::{Proof, Shown};
 
@@ -15,8 +16,11 @@ use crate::remote::{self, FOUND, Failure, Outcome, done};
 #[derive(Debug, clap::Args)]
 pub(crate) struct Arguments {
     /// The call: the first record of it is proved, which tells how it was judged.
-    #[arg(long, value_name = "ID", required_unless_present = "sidecar", conflicts_with = "sidecar")]
+    #[arg(long, value_name = "ID", required_unless_present_any = ["sidecar", "agent"], conflicts_with = "sidecar")]
     call: Option<String>,
+    /// The agent: its newest call is proved.
+    #[arg(long, value_name = "NAME", conflicts_with_all = ["call", "sidecar"])]
+    agent: Option<String>,
     /// The sidecar.
     #[arg(long, value_name = "ID", requires = "position")]
     sidecar: Option<String>,
@@ -40,12 +44,40 @@ async fn proved(arguments: Arguments) -> Outcome {
     let tenant = arguments.tenant;
     let (sidecar, position, tenant) = match (arguments.call, arguments.sidecar, arguments.position) {
         (Some(call), ..) => first_of(&client, call, tenant).await?,
+        (None, None, _) if let Some(agent) = arguments.agent => {
+            let call = newest_of(&client, agent, tenant.clone()).await?;
+            first_of(&client, call, tenant).await?
+        }
         (None, Some(sidecar), Some(position)) => (sidecar, position, tenant),
         (None, ..) => return Err(Failure::new(2, "name a call, or a sidecar and a position")),
     };
     let proof = client.prove(&sidecar, tenant.as_deref(), position).await?;
     // A proof is its very bytes: JSON has nothing in it that would steer a terminal.
     put_as_is(&proof)
+}
+
+/// The newest call of an agent.
+async fn newest_of(client: &Client, agent: String, tenant: Option<String>) -> Outcome<String> {
+    #[derive(Deserialize)]
+    struct Told {
+        #[serde(default)]
+        call: String,
+    }
+    let mut which = Records { agent: Some(agent.clone()), tenant, ..Records::default() };
+    loop {
+        let page = client.records(&which).await?;
+        let called = page.items.iter().find_map(|entry| {
+            let told: Told = serde_json::from_str(entry.record.get()).ok()?;
+            (!told.call.is_empty()).then_some(told.call)
+        });
+        match (called, page.next) {
+            (Some(call), _) => return Ok(call),
+            (None, Some(next)) => which.after = Some(next),
+            (None, None) => {
+                return Err(Failure::new(FOUND, format!("control has no record of a call of `{agent}`")));
+            }
+        }
+    }
 }
 
 /// Where the first record of a call is.
