@@ -23,7 +23,7 @@ def call(method, number):
 def main():
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--delete", metavar="NUMBER", help="deletes a customer instead")
-    parser.add_argument("--seconds", type=int, default=600, help="how long to read")
+    parser.add_argument("--seconds", type=int, default=30, help="how long to read")
     arguments = parser.parse_args()
     if arguments.delete:
         call("DELETE", arguments.delete)

@@ -1,10 +1,12 @@
-"""A tool server for the tour of a fleet: customers that can be read and deleted. It ends by itself after half an hour."""
+"""A tool server for the tour of a fleet: customers that can be read and deleted. It ends
+when it is told to, and by itself after half an hour."""
 
 import argparse
 import json
 import os
 import sys
 import threading
+import urllib.request
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 customers = {str(number): {"id": number, "name": f"customer {number}"} for number in range(1, 10)}
@@ -27,8 +29,13 @@ class Tools(BaseHTTPRequestHandler):
         self.answer(200 if found else 404, found)
 
     def do_DELETE(self):
-        gone = customers.pop(self.path.rsplit("/", 1)[-1], None)
-        self.answer(200 if gone else 404, {"deleted": gone})
+        self.answer(200, {"deleted": customers.pop(self.path.rsplit("/", 1)[-1], None)})
+
+    def do_POST(self):
+        ends = self.path == "/end"
+        self.answer(200 if ends else 404, {})
+        if ends:
+            threading.Thread(target=self.server.shutdown).start()
 
     def log_message(self, *_):
         pass
@@ -38,7 +45,13 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--port", type=int, default=4790)
     parser.add_argument("--detach", action="store_true", help="go on in the background")
+    parser.add_argument("--end", action="store_true", help="end the one in the background")
     arguments = parser.parse_args()
+    if arguments.end:
+        url = f"http://127.0.0.1:{arguments.port}/end"
+        urllib.request.urlopen(urllib.request.Request(url, method="POST")).read()
+        print("tools ended")
+        return
     server = ThreadingHTTPServer(("127.0.0.1", arguments.port), Tools)
     print(f"tools at http://127.0.0.1:{arguments.port}/customers", flush=True)
     if arguments.detach:
