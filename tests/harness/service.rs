@@ -65,7 +65,8 @@ impl Service {
         Self::with(&spec)
     }
 
-    /// Starts one with this text below `spec:` beside its port.
+    /// Starts one with this text below `spec:` beside its port. With SIDEGUARD_TEST_STORE=shared it is on Redis and NATS
+    /// where the text names no store: so that every test can run on both.
     #[must_use]
     pub fn with(spec: &str) -> Self {
         Self::under(&[""; 0], spec)
@@ -76,7 +77,9 @@ impl Service {
     pub fn under(wrapper: &[impl AsRef<str>], spec: &str) -> Self {
         let dir = Arc::new(tempfile::tempdir().expect("a directory"));
         let wrapper = wrapper.iter().map(|word| word.as_ref().to_owned()).collect();
-        Self::in_dir(dir, "127.0.0.1:0", spec.to_owned(), wrapper)
+        let elsewhere = on_shared() && !spec.contains("store:");
+        let spec = if elsewhere { format!("{spec}{}", shared(&SERVERS)) } else { spec.to_owned() };
+        Self::in_dir(dir, "127.0.0.1:0", spec, wrapper)
     }
 
     fn in_dir(dir: Arc<TempDir>, listen: &str, spec: String, wrapper: Vec<String>) -> Self {
@@ -270,6 +273,11 @@ pub fn shared(servers: &Servers) -> String {
     let (redis, nats) = servers.urls();
     let namespace = format!("test-{}", sideguard_runtime::id::token(6));
     format!("  store: {{redis: \"{redis}\", nats: \"{nats}\", namespace: {namespace}}}\n")
+}
+
+#[expect(clippy::disallowed_methods, reason = "the harness stands outside the product")]
+fn on_shared() -> bool {
+    std::env::var("SIDEGUARD_TEST_STORE").is_ok_and(|store| store == "shared")
 }
 
 /// Reads the line that says where it is, and lets the rest of the log pass to the test's own output.
