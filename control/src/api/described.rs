@@ -233,7 +233,7 @@ fn approvals() -> Vec<Described> {
     let ask = json!({
         "agent": "cleaner", "call": "01a2b3c4", "rule": "floor/ask-first", "reason": "it destroys data",
         "point": "tool.call", "topic": "job.crm.acme.com.delete", "policyDigest": "sha256:…", "hash": "9c…",
-        "terms": terms.clone(), "request": request,
+        "terms": terms, "request": request,
     });
     let standing = json!({ "id": "01a2b3c4", "state": "pending" });
     let approval = json!({
