@@ -97,6 +97,13 @@ impl Responses {
         seen: &mut Seen,
     ) -> Result<(), Unjudgeable> {
         let streamed = self.streamed(index, of.kind, seen)?;
+        let call = seen.calls.get(streamed.call);
+        if call.is_some_and(|call| call.kind != of.kind) {
+            return Err(Unjudgeable::because("a tool call changes its type"));
+        }
+        if call.is_some_and(|call| !call.is_open()) {
+            return Err(Unjudgeable::because("a tool call gets arguments after its end"));
+        }
         if !of.whole {
             let piece = text_of(root, "delta");
             seen.tally.wrote_text(&piece);
