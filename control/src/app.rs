@@ -111,7 +111,9 @@ pub async fn start(spec: &ControlSpec, state: &Path) -> Result<Running, StartErr
     let store = metrics::counted(store, &metrics);
     let now = clock::now();
     let signer = Signer::open(&store, now).await?;
+    // As a path from anywhere: whoever reads it in `ports.json` stands elsewhere.
     let operator_key = state.join(OPERATOR_KEY);
+    let operator_key = std::path::absolute(&operator_key).unwrap_or(operator_key);
     operator::ensure(&store, now, &operator_key).await.map_err(|error| match error {
         NoKey::Kept(failure) => StartError::Kept(failure),
         NoKey::File(source) => StartError::State { path: operator_key.clone(), source },
@@ -159,8 +161,9 @@ pub async fn start(spec: &ControlSpec, state: &Path) -> Result<Running, StartErr
     let follow = tasks::spawn("follow", Arc::clone(&waiting).follow(store.clone()));
     let keys = tasks::spawn("known", known.follow(store.clone()));
     let notify = tasks::spawn("webhooks", webhooks.follow(store.clone()));
+    let sweep = tasks::spawn("sweep", sweep(store.clone()));
     let tend = tasks::spawn("budgets", budgets.tend(store.clone()));
-    let following = [&follow, &keys, &live, &notify, &tend].map(tasks::Owned::new).into();
+    let following = [&follow, &keys, &live, &notify, &sweep, &tend].map(tasks::Owned::new).into();
     let told = [("control", url.clone()), ("operator_key_file", operator_key.display().to_string())];
     ports::announce(state, &told)
         .map_err(|source| StartError::State { path: state.join(ports::FILE), source })?;
@@ -184,6 +187,25 @@ fn url(spec: &ControlSpec, address: SocketAddr) -> String {
     match spec.hosts.first() {
         Some(name) => format!("{scheme}://{name}:{}", address.port()),
         None => format!("{scheme}://{address}"),
+    }
+}
+
+/// Removes documents whose time is over, until the task is dropped.
+async fn sweep(store: Store) {
+    const PAUSE: std::time::Duration = std::time::Duration::from_secs(60);
+    const AT_ONCE: usize = 1_000;
+    loop {
+        tokio::time::sleep(PAUSE).await;
+        loop {
+            match store.documents.sweep(clock::now(), AT_ONCE).await {
+                Ok(AT_ONCE) => {}
+                Ok(_) => break,
+                Err(error) => {
+                    tracing::warn!(%error, "what is past cannot be removed from the store now");
+                    break;
+                }
+            }
+        }
     }
 }
 
