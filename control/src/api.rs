@@ -157,6 +157,9 @@ fn longest(path: &str) -> usize {
     match path {
         "/session" | "/v1/keys" | "/v1/enrol" | "/v1/tokens" | "/v1/kills" | "/v1/rollback" => SHORT,
         "/v1/report" | "/v1/delete" => 1 << 20,
+        "/v1/approvals" => 2 << 20,
+        _ if path.starts_with("/v1/approvals/") => SHORT,
+        _ if path.starts_with("/v1/leases") => 256 << 10,
         _ => LONGEST,
     }
 }

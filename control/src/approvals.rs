@@ -45,6 +45,9 @@ const BODY: usize = 700 << 10;
 const TEXT: usize = 8 << 10;
 /// Most headers, links of a chain, roles and approvers.
 const SEVERAL: usize = 100;
+/// Largest arguments and constraints of a held request, as JSON, in bytes.
+const ARGUMENTS: usize = 768 << 10;
+const CONSTRAINTS: usize = 64 << 10;
 /// Longest arguments that a listing shows, in bytes of JSON.
 const SHOWN: usize = 4 << 10;
 /// How often a document is tried again that others change at the same time.
@@ -179,6 +182,11 @@ fn check(ask: &Ask) -> Result<(), Failure> {
     }
     if ask.request.body.len() > BODY {
         return invalid("the body is too large to be held for an approval");
+    }
+    if ask.request.arguments.to_string().len() > ARGUMENTS
+        || ask.request.constraints.to_string().len() > CONSTRAINTS
+    {
+        return invalid("the arguments or the constraints are too large to be held for an approval");
     }
     let Held { method, scheme, host, path, headers, .. } = &ask.request;
     let texts =

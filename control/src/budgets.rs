@@ -32,7 +32,7 @@ use sideguard_store::key::Key;
 use sideguard_store::ledger::{Balance, Hold, LeaseId, Line, Standing, Turn};
 use sideguard_store::{Store, StoreError};
 use sideguard_types::control::budgets::{Answer, Ask, LeaseStanding, MOST_LINES, MOST_TURNS, Turned, Turns};
-use sideguard_types::resource::Window;
+use sideguard_types::resource::Unit;
 use sideguard_types::time::Timestamp;
 
 use crate::desired;
@@ -153,7 +153,8 @@ impl Budgets {
         let mut frees = Vec::with_capacity(asked.len());
         for (one, balance) in asked.iter().zip(&balances) {
             let window = one.limit.window;
-            let limit = one.limit.amount.saturating_add(one.kept.base(window, now.of(window)));
+            let limit =
+                one.limit.amount.saturating_add(base(&one.limit, &one.kept, now.of(window), *balance));
             let free = limit.saturating_sub(balance.spent.saturating_add(balance.held));
             // The less there is, the smaller the parts: what one sidecar keeps is what others lack.
             let want = one.want.min(free / 4).max(one.least);
@@ -239,7 +240,7 @@ fn short_of(asked: &Asked<'_>, balance: Balance, free: u64, now: Moment) -> Answ
     let Asked { limit, kept, least, .. } = asked;
     let window = limit.window;
     let at = now.of(window);
-    let spent = balance.spent.saturating_sub(kept.base(window, at));
+    let spent = balance.spent.saturating_sub(base(limit, kept, at, balance));
     let soon = spent.saturating_add(*least) <= limit.amount;
     let most = limit.amount.saturating_sub(*least);
     let reset_at = kept
@@ -261,8 +262,13 @@ fn check(subject: &sideguard_types::control::budgets::Subject) -> Result<(), Fai
 }
 
 /// What was spent in a window.
-fn spent(kept: &Kept, window: Option<Window>, now: Timestamp, balance: Balance) -> u64 {
-    balance.spent.saturating_sub(kept.base(window, now))
+fn spent(limit: &Touched<'_>, kept: &Kept, now: Timestamp, balance: Balance) -> u64 {
+    balance.spent.saturating_sub(base(limit, kept, now, balance))
+}
+
+/// The sum that does not count any more. Calls at once are never spent: what a lost lease was charged is over with it.
+fn base(limit: &Touched<'_>, kept: &Kept, now: Timestamp, balance: Balance) -> u64 {
+    if limit.unit == Unit::Concurrency { balance.spent } else { kept.base(limit.window, now) }
 }
 
 fn millis(duration: Duration) -> u64 {

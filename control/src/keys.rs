@@ -183,6 +183,15 @@ pub(crate) async fn whose_hash(store: &Store, now: Timestamp, hash: &str) -> Res
     Ok(kept.principal)
 }
 
+/// Refuses a time that is longer than anybody means.
+fn lasts(seconds: Option<u64>) -> Result<(), Failure> {
+    const LONGEST: u64 = 10 * 366 * 86_400;
+    match seconds.filter(|seconds| *seconds > LONGEST) {
+        Some(seconds) => Err(Failure::Invalid(format!("`seconds` is {seconds}: ten years are the most"))),
+        None => Ok(()),
+    }
+}
+
 /// Makes a key for somebody.
 pub(crate) async fn create(
     store: &Store,
@@ -216,6 +225,11 @@ pub(crate) async fn create(
         if !by.reaches(tenant) {
             return Err(Failure::Missing(format!("tenant `{tenant}`")));
         }
+    }
+    lasts(seconds)?;
+    if !labels.is_empty() && by.tenant.is_some() {
+        // Rules of all tenants name approvers by labels.
+        return Err(Failure::Forbidden("give labels: that takes an operator of all tenants"));
     }
     if seconds == Some(0) {
         return Err(Failure::Invalid("`seconds` is zero: leave it out for a key without an end".to_owned()));
@@ -291,6 +305,7 @@ pub(crate) async fn revoke(store: &Store, now: Timestamp, who: &Principal, id: &
 /// Makes an enrolment token.
 pub(crate) async fn token(store: &Store, now: Timestamp, asked: TokenRequest) -> Result<Token, Failure> {
     let tenant = asked.tenant.unwrap_or_else(|| "default".to_owned());
+    lasts(asked.seconds)?;
     self::tenant(&tenant)?;
     let life = asked.seconds.map_or(TOKEN_LIFE, Duration::from_secs);
     let expires = now.plus(life);

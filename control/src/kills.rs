@@ -9,8 +9,10 @@ use sideguard_types::time::Timestamp;
 use crate::error::Failure;
 use crate::keys::own_key;
 
-/// Most switches at once.
+/// Most switches at once; whole tenants and the fleet beyond that.
 const MOST: usize = 1_000;
+/// Most that a tenant's own keys switch on.
+const MOST_OF_TENANT: usize = 100;
 
 /// All switches as they are kept.
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
@@ -74,8 +76,18 @@ async fn change(
 /// Switches one on.
 pub(crate) async fn on(store: &Store, now: Timestamp, kill: &Kill) -> Result<(), Failure> {
     change(store, now, |kills| {
+        if kills.iter().any(|known| known.scope == kill.scope && known.owner && !kill.owner) {
+            return Ok(false);
+        }
         kills.retain(|known| known.scope != kill.scope);
-        if kills.len() >= MOST {
+        // One tenant's do not take the places of others', and whoever governs all finds one always.
+        let own = |known: &&Kill| tenant(&known.scope) == tenant(&kill.scope);
+        if !kill.owner && kills.iter().filter(own).count() >= MOST_OF_TENANT {
+            return Err(Failure::Invalid(format!(
+                "{MOST_OF_TENANT} kill switches of the tenant are on: stop the whole tenant instead"
+            )));
+        }
+        if kills.len() >= MOST && matches!(kill.scope, Scope::Agent { .. }) {
             return Err(Failure::Invalid(format!(
                 "{MOST} kill switches are on: stop a tenant or the fleet instead"
             )));
@@ -87,9 +99,19 @@ pub(crate) async fn on(store: &Store, now: Timestamp, kill: &Kill) -> Result<(),
     .map(drop)
 }
 
-/// Switches one off.
-pub(crate) async fn off(store: &Store, now: Timestamp, scope: &Scope) -> Result<(), Failure> {
+fn tenant(scope: &Scope) -> Option<&str> {
+    match scope {
+        Scope::Fleet => None,
+        Scope::Tenant(tenant) | Scope::Agent { tenant, .. } => Some(tenant),
+    }
+}
+
+/// Switches one off; one that a key of all tenants has switched on only with another such key.
+pub(crate) async fn off(store: &Store, now: Timestamp, scope: &Scope, owner: bool) -> Result<(), Failure> {
     let found = change(store, now, |kills| {
+        if kills.iter().any(|known| known.scope == *scope && known.owner && !owner) {
+            return Err(Failure::Forbidden("lift this: it was stopped by an operator of all tenants"));
+        }
         let before = kills.len();
         kills.retain(|known| known.scope != *scope);
         Ok(kills.len() != before)

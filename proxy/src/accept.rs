@@ -130,6 +130,26 @@ pub(crate) fn long_head(max: u64) -> Refusal {
 }
 
 /// Refuses what two parsers could read in two ways (RFC 9112, sections 2.2, 5.1, 5.2 and 6.3).
+/// Whether `Connection` may name a header: not one that a call is judged by, since what it names is taken out on the way.
+fn is_hop(token: &[u8]) -> bool {
+    const JUDGED: [&str; 12] = [
+        "accept",
+        "authorization",
+        "content-",
+        "cookie",
+        "host",
+        "if-",
+        "mcp-",
+        "origin",
+        "prefer",
+        "range",
+        "x-http-method",
+        "x-sideguard-",
+    ];
+    let token = String::from_utf8_lossy(token).to_ascii_lowercase();
+    !JUDGED.iter().any(|start| token.starts_with(start))
+}
+
 fn well_formed(raw: &[u8]) -> Result<(), &'static str> {
     let mut lengths = 0;
     let mut encodings = 0;
@@ -157,6 +177,12 @@ fn well_formed(raw: &[u8]) -> Result<(), &'static str> {
         let name = line.split(|b| *b == b':').next().unwrap_or_default();
         if name.iter().any(|b| b.is_ascii_whitespace()) {
             return Err("a header's name holds white space");
+        }
+        if name.eq_ignore_ascii_case(b"connection") {
+            let value = line.get(name.len() + 1..).unwrap_or_default();
+            if value.split(|b| *b == b',').any(|token| !is_hop(token.trim_ascii())) {
+                return Err("`connection` names a header of the call");
+            }
         }
         lengths += usize::from(name.eq_ignore_ascii_case(b"content-length"));
         hosts += usize::from(name.eq_ignore_ascii_case(b"host"));
@@ -394,6 +420,9 @@ mod tests {
     #[test]
     fn heads_that_two_parsers_could_read_in_two_ways_are_refused() {
         assert_eq!(well_formed(b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 2\r\n\r\n"), Ok(()));
+        assert_eq!(well_formed(b"GET / HTTP/1.1\r\nHost: a\r\nConnection: TE, Upgrade\r\n\r\n"), Ok(()));
+        let named = b"DELETE / HTTP/1.1\r\nHost: a\r\nIf-Match: 1\r\nConnection: close, if-match\r\n\r\n";
+        assert_eq!(well_formed(named), Err("`connection` names a header of the call"));
         assert_eq!(well_formed(b"POST / HTTP/1.1\r\nhost:a\r\ntransfer-encoding:Chunked \r\n\r\n"), Ok(()));
         assert_eq!(well_formed(b"GET / HTTP/1.0\r\n\r\n"), Ok(()));
         for head in [

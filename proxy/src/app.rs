@@ -22,7 +22,8 @@ use sideguard_runtime::otlp::Telemetry;
 use sideguard_runtime::secret::Secret;
 use sideguard_runtime::{admin, clock, signal, tasks};
 use sideguard_types::audit::{Phase, Record};
-use sideguard_types::call::Caller;
+use sideguard_types::call::{Caller, Verb};
+use sideguard_types::refusal::{Code, Refusal};
 use sideguard_types::resource::ProxySpec;
 use tokio::net::TcpListener;
 use tokio::sync::{Notify, Semaphore, watch};
@@ -214,6 +215,14 @@ impl Sidecar {
             },
             None => drop(file.await),
         }
+    }
+
+    /// Why calls of an agent may not go on now, if so.
+    pub(crate) fn stops(&self, caller: Option<&Caller>, verb: Verb) -> Option<Refusal> {
+        if self.killed() {
+            return Some(Refusal::new(Code::Killed, "kill", "all calls are stopped by the kill switch"));
+        }
+        self.fleet.as_ref().zip(caller).and_then(|(fleet, caller)| fleet.stops(caller, verb))
     }
 
     /// Whether TLS to a host is opened.

@@ -10,6 +10,7 @@ use std::time::Duration;
 use sideguard_client::ClientError;
 use sideguard_runtime::clock::Stopwatch;
 use sideguard_types::audit::Phase;
+use sideguard_types::call::Verb;
 use sideguard_types::control::approvals::{Ask, Redeem, Standing, State, Terms};
 use sideguard_types::refusal::{Code, Refusal};
 use sideguard_types::time::Span;
@@ -275,7 +276,13 @@ pub(crate) async fn redeem(sidecar: &Sidecar, mut reserved: Reserved) -> Result<
     match used.unwrap_or_else(|_| Err(away())) {
         Ok(standing) => {
             reserved.exchange.approval = Some((standing.id, standing.by));
-            Ok(reserved)
+            // To ask may have taken a while, and it may be stopped by now.
+            let verb =
+                reserved.exchange.items.iter().map(|item| item.class.verb).max().unwrap_or(Verb::Admin);
+            match sidecar.stops(reserved.exchange.caller.as_deref(), verb) {
+                Some(refusal) => Err(give_up(reserved, refusal)),
+                None => Ok(reserved),
+            }
         }
         Err(why) => {
             let rule = reserved.grants.first().map_or_else(|| "approval".into(), |grant| grant.rule.clone());

@@ -101,7 +101,10 @@ impl Breakers {
             if states.len() >= KEPT {
                 states.retain(|_, state| !matches!(state, State::Healthy { .. }));
             }
-            states.insert(key.to_owned(), after);
+            // Beyond the bound only known ones are kept: an agent that makes up names fills no memory.
+            if states.len() < KEPT || states.contains_key(key) {
+                states.insert(key.to_owned(), after);
+            }
         }
         (answer, change)
     }

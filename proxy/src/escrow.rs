@@ -143,11 +143,17 @@ fn bound<'h>(headers: &'h HeaderMap, route: &Route) -> Vec<(&'h HeaderName, &'h 
     let brokered = route.upstream.as_ref().and_then(|upstream| upstream.credential.as_ref());
     let replaced =
         |name: &HeaderName| brokered.is_some_and(|(own, _)| own == name || CREDENTIAL_HEADERS.contains(name));
+    let connection = headers.get_all(http::header::CONNECTION).into_iter();
+    let hops: Vec<String> = connection
+        .flat_map(|value| value.to_str().unwrap_or_default().split(','))
+        .map(|name| name.trim().to_ascii_lowercase())
+        .collect();
     let mut bound: Vec<_> = headers
         .iter()
         .filter(|(name, _)| {
             let varies = VARYING.contains(&name.as_str()) || name.as_str().starts_with("x-sideguard-");
-            !varies && !replaced(name)
+            // What `Connection` names does not go out: it is not shown, and no part of what is approved.
+            !varies && !replaced(name) && !hops.iter().any(|hop| hop == name.as_str())
         })
         .map(|(name, value)| (name, value.as_bytes()))
         .collect();
@@ -183,7 +189,9 @@ fn hash(
     let (tenant, agent) = caller.map_or(("", ""), |caller| (&caller.tenant, &caller.agent));
     let chain = caller.map_or(&[][..], |caller| &caller.chain);
     let mut parts = Parts::default();
-    parts.add(b"sideguard request 1");
+    parts.add(b"sideguard request 2");
+    // Two upstreams at one place have credentials and rules of their own.
+    parts.add(route.upstream.as_ref().map_or(&b""[..], |upstream| upstream.name.as_bytes()));
     parts.add(tenant.as_bytes());
     parts.add(agent.as_bytes());
     parts.list(chain.iter().map(String::as_bytes));

@@ -40,6 +40,8 @@ pub(crate) use link::{belong, leave};
 /// Most calls that wait for an approval at once.
 const HOLDS: usize = 128;
 
+/// Most breakers that a report names.
+const BREAKERS: usize = 100;
 /// Bytes of chance in a nonce.
 const NONCE: usize = 16;
 /// The shortest time that rates are taken over.
@@ -367,7 +369,7 @@ fn report(sidecar: &Sidecar, fleet: &Fleet) -> Report {
         tokens: counts.tokens,
         cost: counts.cost,
         lately,
-        breakers: sidecar.unhealthy_breakers(),
+        breakers: sidecar.unhealthy_breakers().into_iter().take(BREAKERS).collect(),
         nonce: sideguard_runtime::id::token(NONCE),
     }
 }

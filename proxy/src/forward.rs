@@ -13,6 +13,7 @@ use sideguard_dialects::request::{self, CapName, Change, Request};
 use sideguard_policy::Grant;
 use sideguard_policy::redact::Found;
 use sideguard_types::audit::Phase;
+use sideguard_types::call::Verb;
 use sideguard_types::refusal::{Code, Refusal};
 use sideguard_types::resource::StreamUsage;
 use sideguard_types::verdict::Decision;
@@ -94,6 +95,10 @@ pub(crate) async fn forward<'s>(
         Ok(address) => address,
         Err(refusal) => return Err(abandon(sidecar, reserved, refusal).into()),
     };
+    let verb = reserved.exchange.items.iter().map(|item| item.class.verb).max().unwrap_or(Verb::Admin);
+    if let Some(refusal) = sidecar.stops(reserved.exchange.caller.as_deref(), verb) {
+        return Err(abandon(sidecar, reserved, refusal).into());
+    }
     let to = Destination {
         address,
         host: route.to.host.clone(),
@@ -174,7 +179,10 @@ async fn attempt<'s>(
             Ok(head) => return Ok(Attempt::Answered(Box::new((up, head)))),
             // An idempotent request may go again when a pooled connection turns out dead (RFC 9110, section 9.2.2).
             Err(fault)
-                if up.reused() && tries < 3 && (fault.untouched || idempotent(&down.head().method)) => {}
+                if up.reused()
+                    && tries < 3
+                    && (fault.untouched
+                        || !out.once && !fault.timeout && idempotent(&down.head().method)) => {}
             Err(fault) => return Err((fault, true)),
         }
     }
@@ -335,7 +343,8 @@ fn outgoing(
     if let Some(trace) = &reserved.exchange.trace {
         trace.headers(&mut remove, &mut set);
     }
-    Ok(Outgoing { target: route.target.clone(), remove, set, body, upgrade: down.wants_upgrade() })
+    let once = reserved.exchange.approval.is_some();
+    Ok(Outgoing { target: route.target.clone(), remove, set, body, upgrade: down.wants_upgrade(), once })
 }
 
 /// Headers of the agent's that never leave.

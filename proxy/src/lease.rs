@@ -183,8 +183,8 @@ impl Keeper {
     /// Asks for what is needed; what is asked for already waits for its answer.
     fn ask(&mut self) {
         let now = self.sidecar.leases.elapsed();
-        let needs = std::mem::take(&mut *self.sidecar.leases.needs.lock());
         let Some(client) = self.client().filter(|_| now >= self.pause) else { return };
+        let needs = std::mem::take(&mut *self.sidecar.leases.needs.lock());
         for ((tenant, subject), need) in needs {
             if self.work.len() >= MOST_ASKED || self.open.len() >= MOST_LEASES {
                 return;
@@ -259,7 +259,10 @@ impl Keeper {
     ) {
         let sidecar = Arc::clone(&self.sidecar);
         match answer {
-            Ok(Answer::Held { granted, free, millis }) if granted.len() == wishes.len() => {
+            Ok(Answer::Held { granted, free, millis })
+                if granted.len() == wishes.len()
+                    && granted.iter().zip(&wishes).all(|(granted, wish)| *granted <= wish.want) =>
+            {
                 let life = Duration::from_millis(millis);
                 self.period = (life / 3).max(Duration::from_millis(100));
                 let mut ledger = sidecar.ledger.lock();

@@ -27,6 +27,8 @@ const SMALLEST: u64 = 16;
 const SOON: Duration = Duration::from_secs(60);
 /// Longest time that a call waits for control to grant more of a fleet's budget.
 const REFILL: Duration = Duration::from_millis(250);
+/// Bytes of a model's name that tell breakers apart.
+const MODEL: usize = 128;
 /// Longest time that a call waits for others to be settled.
 const SETTLING: Duration = Duration::from_millis(100);
 
@@ -164,7 +166,8 @@ pub(crate) fn upstream_breaker(
     let model = exchange.items.first().and_then(|item| item.model.as_deref());
     let authority = route.to.authority(route.tls);
     let key = match model {
-        Some(model) => [&authority, "/", model].concat(),
+        // Its name is the agent's choice.
+        Some(model) => [&authority, "/", &model[..model.floor_char_boundary(MODEL)]].concat(),
         None => authority,
     };
     Some((key, spec))

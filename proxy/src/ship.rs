@@ -74,8 +74,8 @@ pub(crate) async fn ship(sidecar: Arc<Sidecar>, state: PathBuf) {
 }
 
 /// Waits a moment for control to take what is left, at the end of a sidecar.
-pub(crate) async fn end(sidecar: &Sidecar) {
-    let Some(fleet) = &sidecar.fleet else { return };
+pub(crate) async fn end(sidecar: &Sidecar) -> bool {
+    let Some(fleet) = &sidecar.fleet else { return true };
     // With a checkpoint, so that the log has nothing to add when it closes. A failure is the log's to tell.
     let _ = sidecar.log.sign();
     let last = sidecar.log.last();
@@ -86,6 +86,7 @@ pub(crate) async fn end(sidecar: &Sidecar) {
             "control has not taken the whole record: the rest waits on this disk for the next start"
         );
     }
+    taken.is_ok()
 }
 
 /// Nothing: a session ends in an error or not at all.

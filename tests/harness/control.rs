@@ -278,7 +278,7 @@ impl State {
     fn kill(&mut self, asked: &Value) -> Answer {
         let scope = asked["scope"].as_str().and_then(Scope::parse).expect("a scope");
         let reason = asked["reason"].as_str().unwrap_or_default().to_owned();
-        let kill = Kill { scope, reason, by: "operator".to_owned(), time: self.now() };
+        let kill = Kill { scope, reason, by: "operator".to_owned(), owner: true, time: self.now() };
         self.kills.push(kill.clone());
         value(kill)
     }

@@ -48,7 +48,15 @@ async fn one_command_gives_control_and_proxy() {
         client::absolute_at(address, method, &format!("{}/{method}", tool.url()), &[], "").await.status
     };
     assert_eq!((call("GET").await, call("DELETE").await), (200, 403));
-    let agents = machine.run(&["get", "agents", "-o", "json"]).await;
+    // It reports within a moment.
+    let mut agents = machine.run(&["get", "agents", "-o", "json"]).await;
+    for _ in 0..100 {
+        if agents.out.contains("current") {
+            break;
+        }
+        tokio::time::sleep(std::time::Duration::from_millis(50)).await;
+        agents = machine.run(&["get", "agents", "-o", "json"]).await;
+    }
     assert!(
         agents.out.contains("\"local\"") && agents.out.contains("current"),
         "{}{}",

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use axum::extract::{Query, State};
 use axum::response::IntoResponse;
 use axum::{Extension, Json};
+use futures_util::StreamExt;
 use http::{HeaderMap, HeaderName, StatusCode, header};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -18,6 +19,13 @@ use super::{Body, Control, Who, page};
 use crate::error::Failure;
 use crate::keys::{self, Principal};
 use crate::{feed, kills, registry};
+
+/// How long a stream of the feed lasts.
+const LONGEST_STREAM: std::time::Duration = std::time::Duration::from_secs(600);
+
+/// Longest scope and reason of a kill switch, in bytes.
+const LONGEST_SCOPE: usize = 400;
+const LONGEST_REASON: usize = 500;
 
 pub(super) async fn healthy() -> &'static str {
     "ok\n"
@@ -67,6 +75,8 @@ pub(super) async fn feed_stream(
         // What nginx heeds: an event that waits in a buffer is none.
         (HeaderName::from_static("x-accel-buffering"), "no"),
     ];
+    // An end now and then: whoever may no longer listen is asked for the key again.
+    let stream = stream.take_until(Box::pin(tokio::time::sleep(LONGEST_STREAM)));
     Ok((told, axum::body::Body::from_stream(stream)))
 }
 
@@ -176,9 +186,12 @@ pub(super) async fn kill(
     Extension(who): Who,
     Body(Stop { scope: text, reason }): Body<Stop>,
 ) -> Result<Json<Kill>, Failure> {
+    if text.len() > LONGEST_SCOPE || reason.len() > LONGEST_REASON {
+        return Err(Failure::Invalid("the scope or the reason is too long".to_owned()));
+    }
     let scope = scope(&text)?;
     may_stop(&who, &scope)?;
-    let kill = Kill { scope, reason, by: who.name, time: clock::now() };
+    let kill = Kill { scope, reason, by: who.name, owner: who.tenant.is_none(), time: clock::now() };
     kills::on(&control.store, clock::now(), &kill).await?;
     control.waiting.look_after(&control.store).await;
     Ok(Json(kill))
@@ -197,7 +210,7 @@ pub(super) async fn unkill(
 ) -> Result<StatusCode, Failure> {
     let scope = scope(&text)?;
     may_stop(&who, &scope)?;
-    kills::off(&control.store, clock::now(), &scope).await?;
+    kills::off(&control.store, clock::now(), &scope, who.tenant.is_none()).await?;
     control.waiting.look_after(&control.store).await;
     Ok(StatusCode::NO_CONTENT)
 }

@@ -3,7 +3,7 @@
 
 use sha2::{Digest, Sha256};
 use sideguard_store::key::Key;
-use sideguard_types::control::approvals::Ask;
+use sideguard_types::control::approvals::{Ask, Held};
 
 use crate::error::Failure;
 use crate::keys::own_key;
@@ -40,7 +40,12 @@ pub(super) fn short(text: &str) -> String {
     hex(&Sha256::digest(text.as_bytes())).chars().take(32).collect()
 }
 
-/// Which approval the requests of one agent with one hash are about.
+/// Which approval the requests of one agent with one hash are about. The hash is the sidecar's word: what people see, and on
+/// which terms, is part of the name, so that a yes to one thing is none to another.
 pub(super) fn index_at(tenant: &str, ask: &Ask) -> Result<Key, Failure> {
-    own_key(&format!("approvals-by/{tenant}/{}/{}", short(&ask.agent), ask.hash))
+    let Held { method, scheme, host, path, arguments, constraints, .. } = &ask.request;
+    let shown = (&ask.hash, &ask.rule, &ask.terms, method, scheme, host, path, arguments, constraints);
+    let shown = serde_json::to_vec(&shown).map_err(|error| Failure::Invalid(error.to_string()))?;
+    let shown = hex(&Sha256::digest(&shown));
+    own_key(&format!("approvals-by/{tenant}/{}/{shown}", short(&ask.agent)))
 }

@@ -175,7 +175,7 @@ impl Budgets {
         let (window, at) = (limit.window, now.of(limit.window));
         let before = kept.clone();
         kept.sample(window, at, balance.spent);
-        let used = spent(&kept, window, at, balance);
+        let used = spent(limit, &kept, at, balance);
         let share = reached_share(rules, limit, used);
         let alert = share.filter(|share| kept.alert.is_none_or(|raised| *share > raised));
         kept.alerts = kept.alerts.saturating_add(u64::from(alert.is_some()));

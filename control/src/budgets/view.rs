@@ -98,7 +98,7 @@ impl Budgets {
             sideguard_store::ledger::Balance,
         )| {
             let (window, unit) = (limit.window, limit.unit);
-            let used = spent(&kept, window, now.of(window), balance);
+            let used = spent(limit, &kept, now.of(window), balance);
             let last = kept.points.last().map_or(now.of(window), |point| point.time);
             let reset = (used > 0).then(|| end_of(window, last.max(now.of(window)))).flatten();
             Account {

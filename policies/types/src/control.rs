@@ -255,6 +255,9 @@ pub struct Kill {
     pub reason: String,
     /// Name of the key of whoever switched it on.
     pub by: String,
+    /// Whether that was a key of all tenants: a tenant's own cannot switch it off.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub owner: bool,
     /// When.
     pub time: Timestamp,
 }

@@ -11,10 +11,15 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer, de::Error};
 pub struct Timestamp(pub i64);
 
 impl Timestamp {
-    /// The moment `later` after this one, held at the largest value instead of wrapping.
+    /// The last moment that RFC 3339 can write: the end of the year 9999.
+    pub const LAST: Self = Self(253_402_300_799_999_999);
+    /// The first one: the beginning of the year 0.
+    const FIRST: Self = Self(-62_167_219_200_000_000);
+
+    /// The moment `later` after this one, held at [`Self::LAST`].
     #[must_use]
     pub fn plus(self, later: Duration) -> Self {
-        Self(self.0.saturating_add(i64::try_from(later.as_micros()).unwrap_or(i64::MAX)))
+        Self(self.0.saturating_add(i64::try_from(later.as_micros()).unwrap_or(i64::MAX))).min(Self::LAST)
     }
 
     /// The time from `earlier` to this moment; zero when `earlier` is not earlier.
@@ -57,11 +62,14 @@ impl Timestamp {
     /// Reads RFC 3339 (`2026-11-23T10:00:00Z`).
     ///
     /// # Errors
-    /// When the text is not an RFC 3339 date and time.
+    /// When the text is not an RFC 3339 date and time, or one that could not be written again: an offset can lead out of
+    /// the years that have four digits.
     pub fn parse(text: &str) -> Result<Self, ParseTimeError> {
         DateTime::parse_from_rfc3339(text)
             .map(|time| Self(time.timestamp_micros()))
-            .map_err(|_| ParseTimeError(text.to_owned()))
+            .ok()
+            .filter(|time| (Self::FIRST..=Self::LAST).contains(time))
+            .ok_or_else(|| ParseTimeError(text.to_owned()))
     }
 
     fn date(self) -> Option<DateTime<Utc>> {
@@ -189,6 +197,19 @@ mod tests {
         assert_eq!(time.day_start().to_string(), "2026-12-23T00:00:00.000000Z");
         assert_eq!(time.month_start().to_string(), "2026-12-01T00:00:00.000000Z");
         assert_eq!(time.next_month_start().to_string(), "2027-01-01T00:00:00.000000Z");
+    }
+
+    #[test]
+    fn a_moment_that_is_read_can_be_read_again() {
+        for text in ["0000-01-01T00:00:00Z", "9999-12-31T23:59:59.999999Z", "2026-11-27T05:00:00+14:00"] {
+            let time = Timestamp::parse(text).expect("a moment");
+            assert_eq!(Timestamp::parse(&time.to_string()), Ok(time), "{text}");
+        }
+        for text in ["9999-12-31T23:59:59-12:00", "0000-01-01T00:00:00+01:00"] {
+            assert!(Timestamp::parse(text).is_err(), "{text}");
+        }
+        let last = Timestamp(0).plus(std::time::Duration::MAX);
+        assert_eq!(Timestamp::parse(&last.to_string()), Ok(Timestamp::LAST));
     }
 
     #[test]

@@ -104,10 +104,10 @@ impl Running {
         let mut record = Record::new(Phase::Control, clock::now());
         record.code = Some("stop".to_owned());
         self.sidecar.note(&record);
-        ship::end(&self.sidecar).await;
+        let shipped = ship::end(&self.sidecar).await;
         drop(self.shipping);
         // After the last of the record is with control: what follows may have no key any more.
-        fleet::leave(&self.sidecar, for_good).await;
+        fleet::leave(&self.sidecar, for_good && shipped).await;
         if let Some(telemetry) = &self.sidecar.telemetry {
             telemetry.stop(FLUSH).await;
         }

@@ -247,6 +247,8 @@ pub(crate) struct Outgoing {
     pub(crate) body: Bytes,
     /// Whether the connection is to be upgraded (WebSocket): its headers go along.
     pub(crate) upgrade: bool,
+    /// Whether it may go out only once, whatever becomes of it.
+    pub(crate) once: bool,
 }
 
 /// The upstream's side of one exchange.
