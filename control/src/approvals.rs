@@ -104,6 +104,7 @@ pub(crate) async fn ask(
     ask: Ask,
 ) -> Result<Standing, Failure> {
     check(&ask)?;
+    sidecar.speaks_for(&ask.agent)?;
     let tenant = own_tenant(sidecar);
     let index = index_at(tenant, &ask)?;
     for _ in 0..TRIES {
@@ -262,6 +263,7 @@ pub(crate) async fn redeem(
     id: &str,
     redeem: &Redeem,
 ) -> Result<Standing, Failure> {
+    sidecar.speaks_for(&redeem.agent)?;
     let tenant = own_tenant(sidecar);
     let (approval, changed) = change(store, tenant, id, Vec::new(), |approval, now| {
         state::redeem(approval, redeem, &sidecar.name, now)

@@ -120,6 +120,7 @@ impl Budgets {
         }
         let (rules, since) = (self.rules(store).await?, Stopwatch::start());
         let subject = &ask.subject;
+        who.speaks_for(&subject.agent)?;
         check(subject)?;
         let subject = Subject {
             tenant,

@@ -61,12 +61,25 @@ pub(crate) struct Principal {
     /// Labels that rules about approvals know people by.
     #[serde(default)]
     pub(crate) labels: BTreeMap<String, String>,
+    /// The only agent that a sidecar speaks for; any of its tenant when absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) agent: Option<String>,
 }
 
 impl Principal {
     /// One without labels.
     pub(crate) fn new(name: impl Into<String>, role: Role, tenant: Option<String>) -> Self {
-        Self { name: name.into(), role, tenant, labels: BTreeMap::new() }
+        Self { name: name.into(), role, tenant, labels: BTreeMap::new(), agent: None }
+    }
+
+    /// Whether a sidecar may speak for an agent: its token may have named the only one.
+    pub(crate) fn speaks_for(&self, agent: &str) -> Result<(), Failure> {
+        match &self.agent {
+            Some(own) if own != agent => {
+                Err(Failure::Forbidden("speak for this agent: its token named another"))
+            }
+            _ => Ok(()),
+        }
     }
 
     /// Whether it may change an object: one that holds for all tenants only without a limit to one.
@@ -110,7 +123,7 @@ struct KeptKey {
 
 impl KeptKey {
     fn entry(self, hash: &str) -> KeyEntry {
-        let Self { principal: Principal { name, role, tenant, labels }, created, used, expires } = self;
+        let Self { principal: Principal { name, role, tenant, labels, .. }, created, used, expires } = self;
         KeyEntry { id: hash.chars().take(ID).collect(), name, role, tenant, labels, created, used, expires }
     }
 }
@@ -340,7 +353,8 @@ pub(crate) async fn enrol(
     let Kept { tenant, agent, .. } = whose.clone();
     // One key for each sidecar: whoever enrols with a copied id puts the other one out, which is seen.
     let current = own_key(&format!("enrolled/{tenant}/{sidecar}"))?;
-    let principal = Principal::new(sidecar, Role::Sidecar, Some(tenant.clone()));
+    let principal =
+        Principal { agent: agent.clone(), ..Principal::new(sidecar, Role::Sidecar, Some(tenant.clone())) };
     let enrolled = Enrolled { key, tenant, agent, signer };
     if let Some(spent) = whose.spent {
         // The key may have been revoked since.

@@ -1,7 +1,8 @@
 //! The only place that reads a clock.
 
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
+use rustix::time::{ClockId, clock_gettime};
 use sideguard_types::time::Timestamp;
 
 /// The present moment, by the system's clock.
@@ -12,35 +13,38 @@ pub fn now() -> Timestamp {
     Timestamp(i64::try_from(since.as_micros()).unwrap_or(i64::MAX))
 }
 
-/// A running stop-watch, unaffected by changes of the system's clock.
+/// A running stop-watch, unaffected by changes of the system's clock. It goes on while the machine sleeps.
 #[derive(Debug, Clone, Copy)]
-pub struct Stopwatch(Instant);
+pub struct Stopwatch(Duration);
+
+/// Time since the machine was started, sleep included.
+fn since_boot() -> Duration {
+    let time = clock_gettime(ClockId::Boottime);
+    Duration::new(u64::try_from(time.tv_sec).unwrap_or(0), u32::try_from(time.tv_nsec).unwrap_or(0))
+}
 
 impl Stopwatch {
     /// Starts one.
     #[must_use]
-    #[expect(clippy::disallowed_methods, reason = "this is the clock")]
     pub fn start() -> Self {
-        Self(Instant::now())
+        Self(since_boot())
     }
 
     /// Time since it was started.
     #[must_use]
     pub fn elapsed(self) -> Duration {
-        self.0.elapsed()
+        since_boot().saturating_sub(self.0)
     }
 
     /// One that was started so much later, but not after now.
     #[must_use]
-    #[expect(clippy::disallowed_methods, reason = "this is the clock")]
     pub fn later(self, by: Duration) -> Self {
-        let now = Instant::now();
-        Self(self.0.checked_add(by).map_or(now, |then| then.min(now)))
+        Self(self.0.saturating_add(by).min(since_boot()))
     }
 
     /// Whole microseconds since it was started.
     #[must_use]
     pub fn micros(self) -> u64 {
-        u64::try_from(self.0.elapsed().as_micros()).unwrap_or(u64::MAX)
+        u64::try_from(self.elapsed().as_micros()).unwrap_or(u64::MAX)
     }
 }

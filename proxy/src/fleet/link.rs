@@ -62,8 +62,20 @@ async fn session(sidecar: &Arc<Sidecar>, fleet: &Fleet) -> Result<Never, String>
     tokio::try_join!(follow::follow(way), tell(sidecar, fleet, &client, &identity)).map(|(never, _)| never)
 }
 
+/// Whether an address is one that strangers stand on the way to: plain HTTP, and not to this machine.
+fn is_open(address: &str) -> bool {
+    let Some(rest) = address.trim().strip_prefix("http://") else { return false };
+    let host = rest.split('/').next().unwrap_or_default();
+    !["127.", "localhost", "[::1]"].iter().any(|own| host.starts_with(own))
+}
+
 /// A client of control without a key, with the files that its TLS needs.
 fn client(rules: &Control) -> Result<Client, String> {
+    if rules.addresses().split(',').any(is_open) {
+        tracing::warn!(
+            "control is asked without TLS over a network: who holds the line can forge its answers"
+        );
+    }
     let read = |file: &Option<PathBuf>| {
         let read = |file: &PathBuf| fs::read(file).map_err(|error| format!("`{}`: {error}", file.display()));
         file.as_ref().map(read).transpose()
