@@ -223,7 +223,7 @@ fn questions() -> impl Strategy<Value = (Vec<Sketch>, Vec<Sketch>, u8, u8, usize
     // The clock is put back at times.
     let step = prop_oneof![20 => 0_i64..3, 1 => -50_i64..0, 1 => 50_i64..100];
     let one = (0_u8..3, 0_u8..4, 0_u8..2, step);
-    let records = proptest::collection::vec(one, 0..900);
+    let records = proptest::collection::vec(one, 1..900);
     (records.clone(), records, 0_u8..8, 0_u8..6, 1_usize..80)
 }
 
