@@ -117,6 +117,8 @@ struct Lease {
     turn: u64,
     /// A turn that control may not have heard of: told again until it has answered.
     pending: Option<Turn>,
+    /// When control was told of it last.
+    told: Duration,
 }
 
 /// A question that was answered, or not.
@@ -294,7 +296,7 @@ impl Keeper {
 
     fn opened(&mut self, lease: u64, name: String, wishes: Vec<Wish>, held: Vec<u64>, pending: Option<Turn>) {
         let lines = wishes.into_iter().map(|wish| (wish.limit, wish.key)).collect();
-        self.open.insert(lease, Lease { name, lines, held, turn: 0, pending });
+        self.open.insert(lease, Lease { name, lines, held, turn: 0, pending, told: Duration::ZERO });
     }
 
     /// Tells what was spent, unless an answer to the last turns is still awaited. With `all`, nothing is kept that no call
@@ -309,9 +311,20 @@ impl Keeper {
             }
             ledger.turn_over();
         }
-        let told = self.open.iter().filter_map(|(number, lease)| Some((*number, lease.pending.clone()?)));
-        let (leases, turns): (Vec<u64>, Vec<Turn>) = told.take(MOST_TURNS).unzip();
         let at = self.sidecar.leases.elapsed();
+        // Those that control has not heard of for longest: with more than fit, none is left out for ever.
+        let mut due: Vec<(u64, &mut Lease)> = self
+            .open
+            .iter_mut()
+            .filter(|(_, lease)| lease.pending.is_some())
+            .map(|(n, lease)| (*n, lease))
+            .collect();
+        due.sort_by_key(|(_, lease)| lease.told);
+        let told = due.into_iter().take(MOST_TURNS).filter_map(|(number, lease)| {
+            lease.told = at;
+            Some((number, lease.pending.clone()?))
+        });
+        let (leases, turns): (Vec<u64>, Vec<Turn>) = told.unzip();
         self.turning = true;
         self.work.spawn(async move {
             let answer = client.turn_leases(&Turns { turns }, ANSWER).await;
