@@ -316,8 +316,10 @@ impl Up<'_> {
             self.session.read_response_header().await.map_err(|error| {
                 // Only where the upstream itself says that it took nothing in: one that merely closed may have worked on
                 // the request, and doing it twice may cost twice. (`Error::retry` panics where nothing is decided.)
-                let untaken =
-                    *error.esource() == ErrorSource::Unset && error.retry == RetryType::Decided(true);
+                let untaken = *error.esource() == ErrorSource::Unset
+                    && error.retry == RetryType::Decided(true)
+                    // An answer that is no HTTP/2 comes after the request was taken in.
+                    && error.etype() != &ErrorType::InvalidH2;
                 Fault::of(&error, untaken)
             })?;
             let Some(head) = self.session.response_header() else {
