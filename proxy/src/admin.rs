@@ -66,6 +66,12 @@ impl Admin {
         if !self.sidecar.log.healthy() {
             return Reply::text(StatusCode::SERVICE_UNAVAILABLE, "the record cannot be written");
         }
+        if self.sidecar.fleet.as_ref().is_some_and(|fleet| !fleet.governs()) {
+            return Reply::text(
+                StatusCode::SERVICE_UNAVAILABLE,
+                "no policy from control, or none that is fresh",
+            );
+        }
         Reply::text(StatusCode::OK, "ready")
     }
 

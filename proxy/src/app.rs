@@ -122,8 +122,8 @@ pub struct Sidecar {
     doors: Vec<Arc<Caller>>,
     pub(crate) nameserver: NameServer,
     pub(crate) policy: ArcSwap<Policy>,
-    /// Held while a policy is made and put in force.
-    swapping: Mutex<()>,
+    /// The budgets in force that control keeps. Held while a policy is made and put in force.
+    leased: Mutex<fleet::Budgets>,
     pub(crate) ledger: Mutex<Ledger>,
     pub(crate) leases: Leases,
     /// Told whenever a call has given back what it held.
@@ -260,7 +260,7 @@ impl Sidecar {
 
     /// Files and control may bring something new at the same moment: one goes after the other, and sees what it did.
     fn swap(&self, texts: Option<Arc<Vec<Source>>>) -> Result<String, PolicyError> {
-        let _one_at_a_time = self.swapping.lock();
+        let mut before = self.leased.lock();
         let built = self.build(texts.as_deref().map(Vec::as_slice));
         let (policy, leased) = match built {
             Ok(built) => built,
@@ -272,7 +272,8 @@ impl Sidecar {
         };
         let digest = policy.set.digest().to_string();
         let adopted = |texts| self.fleet.iter().zip(texts).for_each(|(fleet, texts)| fleet.adopted(texts));
-        if *digest == **self.policy.load().set.digest() {
+        // The digest does not tell whose a budget is: it may have moved from a file to control.
+        if *digest == **self.policy.load().set.digest() && leased == *before {
             adopted(texts);
             return Ok(digest);
         }
@@ -284,6 +285,7 @@ impl Sidecar {
             let kept = ledger.with_accounts_of(&current);
             *current = kept;
         }
+        *before = leased;
         let rules = policy.set.rule_count();
         self.policy.store(Arc::new(policy));
         adopted(texts);
@@ -346,12 +348,12 @@ pub async fn start(
     let accepting = accepting.collect();
     let mut tasks = vec![
         tasks::Owned::new(&tasks::spawn("admin", admin::serve(admin, answer))),
-        tasks::Owned::new(&tasks::spawn("look", look(Arc::clone(&sidecar)))),
-        tasks::Owned::new(&tasks::spawn("fleet", fleet::belong(Arc::clone(&sidecar)))),
-        tasks::Owned::new(&tasks::spawn("leases", lease::keep(Arc::clone(&sidecar)))),
+        tasks::Owned::new(&tasks::spawn_vital("look", look(Arc::clone(&sidecar)))),
+        tasks::Owned::new(&tasks::spawn_vital("fleet", fleet::belong(Arc::clone(&sidecar)))),
+        tasks::Owned::new(&tasks::spawn_vital("leases", lease::keep(Arc::clone(&sidecar)))),
     ];
     let ship = ship::ship(Arc::clone(&sidecar), state.to_owned());
-    let shipping = tasks::Owned::new(&tasks::spawn("ship", ship));
+    let shipping = tasks::Owned::new(&tasks::spawn_vital("ship", ship));
     for socket in opened.dns_udp {
         let serve = nameserver::serve_udp(socket, Arc::clone(&sidecar));
         tasks.push(tasks::Owned::new(&tasks::spawn("dns-udp", serve)));
@@ -449,7 +451,7 @@ fn assemble(
             .collect(),
         nameserver: NameServer::default(),
         policy: ArcSwap::from_pointee(policy),
-        swapping: Mutex::new(()),
+        leased: Mutex::new(leased),
         ledger: Mutex::new(files.ledger),
         leases: Leases::new(),
         settled: Notify::new(),

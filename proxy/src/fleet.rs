@@ -15,7 +15,7 @@ mod taking;
 use std::collections::HashSet;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
@@ -67,6 +67,8 @@ pub(crate) struct Fleet {
     /// The tenant that it is enrolled for.
     tenant: ArcSwap<String>,
     recent: Mutex<Recent>,
+    /// Whether what is kept is what is in force: after a restart an older policy must not count as fresh.
+    kept: AtomicBool,
     /// Why control is out of reach, while it is.
     trouble: Mutex<Option<String>>,
     /// Told when there is something to report.
@@ -160,6 +162,7 @@ impl Fleet {
             heard: Mutex::new(Heard { before: Timestamp(0), since: None, kept: None }),
             tenant: ArcSwap::default(),
             recent: Mutex::default(),
+            kept: AtomicBool::new(true),
             trouble: Mutex::new(None),
             changed: Notify::new(),
             link: watch::Sender::new(None),
@@ -253,6 +256,11 @@ impl Fleet {
         let _ = self.kills.subscribe().wait_for(stops).await;
     }
 
+    /// Whether there is a policy to judge by that is fresh enough for reads at least.
+    pub(crate) fn governs(&self) -> bool {
+        self.generation.load(Ordering::Acquire) > 0 && self.silent() <= self.rules.max_stale.0
+    }
+
     /// Waits until there is a policy to judge by.
     ///
     /// # Errors
@@ -260,7 +268,7 @@ impl Fleet {
     pub(crate) async fn governed(&self, most: Duration) -> Result<(), String> {
         const LOOK: Duration = Duration::from_millis(10);
         let coming = async {
-            while self.generation.load(Ordering::Acquire) == 0 {
+            while !self.governs() {
                 tokio::time::sleep(LOOK).await;
             }
         };
@@ -294,6 +302,12 @@ impl Fleet {
         }
     }
 
+    /// From now on what is kept does not say any more that control was heard of.
+    fn unkept(&self) {
+        self.kept.store(false, Ordering::Release);
+        kept::forget_heard(&self.state);
+    }
+
     fn in_force(&self, signed: &Signed) {
         self.since.store(signed.time.0, Ordering::Release);
         self.generation.store(signed.number, Ordering::Release);
@@ -319,7 +333,7 @@ impl Fleet {
             due
         };
         // After a restart without control it counts as silent since then.
-        if due {
+        if due && self.kept.load(Ordering::Acquire) {
             kept::keep_heard(&self.state, asked.elapsed());
         }
     }

@@ -56,8 +56,10 @@ async fn a_sidecar_judges_by_what_is_applied(backend: Backend) {
     let sidecar = service.sidecar("reader", "").await;
     // Nothing is applied yet: nothing leaves.
     assert_eq!(call(&sidecar, "GET", &tool).await, 503);
+    assert_eq!(client::admin(&sidecar, "/readyz").await.status, 503, "it is not ready before it is governed");
     service.apply(ALLOW).await;
     answers(&sidecar, "POST", &tool, 200).await;
+    assert_eq!(client::admin(&sidecar, "/readyz").await.status, 200);
     service.apply(NO_POSTS).await;
     answers(&sidecar, "POST", &tool, 403).await;
     assert_eq!(call(&sidecar, "GET", &tool).await, 200);

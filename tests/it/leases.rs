@@ -27,7 +27,10 @@ async fn chatting() -> Fake {
 /// A sidecar once it has policy. Further keys of the agent may follow its name.
 async fn joined(service: &Service, url: &str, agent: &str, fake: &Fake) -> Sidecar {
     let sidecar = service.sidecar_at(url, "", agent, &setting::upstreams(fake)).await;
-    harness::until("a generation is in force", || sidecar.log().contains("new policy in force")).await;
+    let since = Stopwatch::start();
+    while client::admin(&sidecar, "/readyz").await.status != 200 {
+        assert!(since.elapsed() < Duration::from_secs(10), "control does not govern it");
+    }
     sidecar
 }
 

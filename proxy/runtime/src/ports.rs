@@ -4,7 +4,7 @@
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write};
 use std::os::unix::fs::OpenOptionsExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use serde_json::{Map, Value};
 
@@ -57,12 +57,30 @@ fn change(state: &Path, change: impl FnOnce(&mut Map<String, Value>)) -> io::Res
 /// # Errors
 /// When it cannot be written.
 pub fn place(path: &Path, bytes: &[u8], mode: u32) -> io::Result<()> {
+    let next = written(path, bytes, mode)?.0;
+    fs::rename(next, path)
+}
+
+/// As [`place`], and it is on disk then: a power cut takes nothing of it.
+///
+/// # Errors
+/// As [`place`], and when the disk does not take it.
+pub fn place_durably(path: &Path, bytes: &[u8], mode: u32) -> io::Result<()> {
+    let (next, file) = written(path, bytes, mode)?;
+    file.sync_all()?;
+    fs::rename(next, path)?;
+    // The name is in the directory.
+    File::open(path.parent().unwrap_or(Path::new(".")))?.sync_all()
+}
+
+/// The file beside `path` that is to take its place.
+fn written(path: &Path, bytes: &[u8], mode: u32) -> io::Result<(PathBuf, File)> {
     let next = path.with_extension("next");
     // What a crash left behind.
     let _ = fs::remove_file(&next);
     let mut file = OpenOptions::new().write(true).create_new(true).mode(mode).open(&next)?;
     file.write_all(bytes)?;
-    fs::rename(&next, path)
+    Ok((next, file))
 }
 
 #[cfg(test)]

@@ -5,7 +5,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
-use sideguard_runtime::clock;
+use sideguard_runtime::{clock, ports};
 use sideguard_types::control::{Enrolled, Kills, Signed};
 use sideguard_types::time::Timestamp;
 
@@ -82,9 +82,17 @@ pub(super) fn heard(state: &Path) -> Result<Timestamp, String> {
 pub(super) fn keep_heard(state: &Path, ago: Duration) {
     let ago = i64::try_from(ago.as_micros()).unwrap_or(i64::MAX);
     let at = Timestamp(clock::now().0.saturating_sub(ago));
-    if let Err(error) = keep(&state.join(HEARD), &at) {
+    // Once a second, and worth nothing without the files before it: not worth a wait for the disk.
+    let kept = serde_json::to_vec(&at).map_err(std::io::Error::other);
+    if let Err(error) = kept.and_then(|bytes| ports::place(&state.join(HEARD), &bytes, 0o600)) {
         tracing::warn!(%error, "cannot keep when control was heard of");
     }
+}
+
+/// What is kept is no longer what control said last.
+pub(super) fn forget_heard(state: &Path) {
+    // It may not be there.
+    let _ = fs::remove_file(state.join(HEARD));
 }
 
 fn read<T: for<'de> Deserialize<'de>>(path: &Path) -> Result<Option<T>, String> {
@@ -99,6 +107,5 @@ fn read<T: for<'de> Deserialize<'de>>(path: &Path) -> Result<Option<T>, String> 
 
 fn keep(path: &Path, what: &impl Serialize) -> Result<(), String> {
     let bytes = serde_json::to_vec(what).map_err(|error| error.to_string())?;
-    sideguard_runtime::ports::place(path, &bytes, 0o600)
-        .map_err(|error| format!("`{}`: {error}", path.display()))
+    ports::place_durably(path, &bytes, 0o600).map_err(|error| format!("`{}`: {error}", path.display()))
 }

@@ -79,10 +79,12 @@ pub(super) fn take_kills(sidecar: &Sidecar, fleet: &Fleet, identity: &Enrolled, 
         return;
     }
     tracing::warn!(number = kills.number, stopped = kills.scopes.len(), "kill switches changed");
+    // In force first: the disk may take its time.
+    fleet.kills.send_replace(kills.clone());
     if let Err(error) = kept::keep_kills(&fleet.state, &kills) {
         tracing::error!(%error, "the kill switches cannot be kept");
+        fleet.unkept();
     }
-    fleet.kills.send_replace(kills);
     sidecar.told("kills");
 }
 
@@ -132,11 +134,12 @@ async fn take(
             .and_then(|adopted| adopted.map(drop))
             .map_err(Unfit::Policy)?;
     }
-    fleet.in_force(signed);
-    *fleet.refused.lock() = None;
-    // In force it is; after a restart without control the one before would be.
+    // Calls are judged by it already; after a restart without control they would be by the one before.
     if let Err(error) = kept::keep_generation(&fleet.state, signed) {
         tracing::error!(%error, "the generation cannot be kept");
+        fleet.unkept();
     }
+    fleet.in_force(signed);
+    *fleet.refused.lock() = None;
     Ok(())
 }
