@@ -7,7 +7,6 @@
 mod events;
 mod look;
 mod place;
-mod post;
 mod state;
 mod webhooks;
 

@@ -11,7 +11,7 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::{HeaderMap, Method, Request, StatusCode, Uri, header};
+use http::{HeaderMap, HeaderValue, Method, Request, StatusCode, Uri, header};
 use http_body_util::{BodyExt, Full, Limited};
 use hyper::rt::{Executor, ReadBufCursor};
 use hyper_util::client::legacy::Client;
@@ -59,7 +59,7 @@ impl Place {
     /// # Errors
     /// When the address is not `http://` or `https://` and a host, or there is no usable root.
     pub fn new(url: &str, roots: Option<&[u8]>) -> Result<Self, String> {
-        let bad = || format!("`{url}` is no address: write it as `https://collector.example.com:4318`");
+        let bad = || format!("`{url}` is no address: write it as `https://HOST[:PORT][/PATH]`");
         let uri: Uri = url.parse().map_err(|_| bad())?;
         // Credentials belong into a header, where they are not logged.
         if uri.authority().is_none_or(|authority| authority.as_str().contains('@')) {
@@ -93,6 +93,8 @@ impl Place {
         *request.method_mut() = Method::POST;
         *request.uri_mut() = self.url.clone();
         *request.headers_mut() = headers;
+        let name = HeaderValue::from_static(concat!("sideguard/", env!("CARGO_PKG_VERSION")));
+        request.headers_mut().entry(header::USER_AGENT).or_insert(name);
         let answered = async {
             let response = self.http.request(request).await.map_err(|error| reason(&error))?;
             let status = response.status();
@@ -242,6 +244,21 @@ impl hyper::rt::Write for Stream {
         match self.get_mut() {
             Self::Plain(stream) => Pin::new(stream).poll_shutdown(context),
             Self::Tls(stream) => Pin::new(stream).poll_shutdown(context),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::Place;
+
+    #[test]
+    fn an_address_is_a_scheme_and_a_host() {
+        for url in ["http://h:1/x?y", "http://[::1]/", "http://h"] {
+            assert!(Place::new(url, None).is_ok(), "{url}");
+        }
+        for url in ["", "h/x", "ftp://h/", "http://u:p@h/"] {
+            assert!(Place::new(url, None).is_err(), "{url}");
         }
     }
 }

@@ -132,9 +132,6 @@ impl<'v> Reading<'v> {
         }
         headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/x-protobuf"));
         headers
-            .entry(header::USER_AGENT)
-            .or_insert_with(|| HeaderValue::from_static(concat!("sideguard/", env!("CARGO_PKG_VERSION"))));
-        headers
     }
 
     fn resource(&self, service: &str) -> Vec<(String, String)> {
