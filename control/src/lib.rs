@@ -28,6 +28,7 @@ mod serve;
 mod sessions;
 mod signer;
 mod sinks;
+mod webhook;
 
 pub use error::Failure;
 pub use serve::tls::TlsError;

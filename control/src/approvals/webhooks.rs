@@ -10,16 +10,14 @@ use std::time::Duration;
 use bytes::Bytes;
 use futures_util::StreamExt;
 use http::{HeaderMap, HeaderValue, header};
-use ring::hmac;
 use serde::{Deserialize, Serialize};
 use sideguard_runtime::clock;
 use sideguard_runtime::https::Place;
 use sideguard_store::documents::{Document, Edit, Expect};
 use sideguard_store::key::Prefix;
 use sideguard_store::{Store, StoreError};
-use sideguard_types::control::approvals::{
-    Answer, Approval, Callback, Notification, SIGNATURE_HEADER, State, TIMESTAMP_HEADER, signed,
-};
+use sideguard_types::control::approvals::{Answer, Approval, Callback, Notification, State};
+use sideguard_types::control::webhook::{SIGNATURE_HEADER, TIMESTAMP_HEADER, signed};
 use sideguard_types::resource::ApprovalsSpec;
 use sideguard_types::time::Timestamp;
 
@@ -27,12 +25,10 @@ use super::place::missing;
 use super::{KEPT, bytes, own_key, state, tenant_of, whole};
 use crate::error::Failure;
 use crate::keys::{OWN, Principal, Role};
-use crate::signer::hex;
+use crate::webhook::Key;
 
 /// How old a signature may be, or how far ahead.
 const FRESH: Duration = Duration::from_secs(300);
-/// Shortest secret, in bytes.
-const SHORTEST: usize = 16;
 /// Most webhooks.
 const MOST: usize = 8;
 /// How often a notification is tried.
@@ -61,7 +57,7 @@ impl std::fmt::Debug for Webhooks {
 struct Webhook {
     url: String,
     place: Place,
-    key: hmac::Key,
+    key: Key,
     tenant: Option<String>,
 }
 
@@ -70,13 +66,9 @@ impl Webhook {
         self.tenant.as_deref().is_none_or(|own| own == tenant)
     }
 
-    fn sign(&self, what: &[u8]) -> String {
-        hex(hmac::sign(&self.key, what).as_ref())
-    }
-
     /// What an answer about an approval must repeat; nobody can tell it without the secret.
     fn nonce(&self, id: &str) -> String {
-        self.sign(format!("nonce {id}").as_bytes())
+        self.key.sign(format!("nonce {id}").as_bytes())
     }
 }
 
@@ -104,14 +96,11 @@ impl Webhooks {
             let path = webhook.secret.file.display();
             let secret = std::fs::read_to_string(&webhook.secret.file)
                 .map_err(|error| format!("approvals: `{path}`: {error}"))?;
-            let secret = secret.trim();
-            if secret.len() < SHORTEST {
-                return Err(format!("approvals: `{path}`: a secret has at least {SHORTEST} bytes"));
-            }
+            let key = Key::new(secret.trim()).map_err(|error| format!("approvals: `{path}` {error}"))?;
             Ok(Webhook {
                 url: webhook.url.clone(),
                 place: Place::new(&webhook.url, None).map_err(|error| format!("approvals: {error}"))?,
-                key: hmac::Key::new(hmac::HMAC_SHA256, secret.as_bytes()),
+                key,
                 tenant: webhook.tenant.clone(),
             })
         };
@@ -217,13 +206,8 @@ impl Webhooks {
             answer: format!("/v1/approvals/{}/webhook", approval.id),
         };
         let body = serde_json::to_vec(&notification).map_err(|error| error.to_string())?;
-        let timestamp = clock::now().seconds().to_string();
-        let signature = format!("v1={}", hook.sign(&signed(&timestamp, &body)));
-        let value = |text: &str| HeaderValue::from_str(text).map_err(|error| error.to_string());
-        let mut headers = HeaderMap::new();
+        let mut headers = hook.key.headers(clock::now(), &body)?;
         headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
-        headers.insert(TIMESTAMP_HEADER, value(&timestamp)?);
-        headers.insert(SIGNATURE_HEADER, value(&signature)?);
         let status = hook.place.post(headers, Bytes::from(body), WITHIN).await?.status;
         if status.is_success() { Ok(()) } else { Err(format!("it answers {status}")) }
     }
@@ -239,7 +223,7 @@ impl Webhooks {
             .and_then(|signature| unhex(signature.strip_prefix("v1=")?))
             .ok_or(Failure::Unauthenticated)?;
         let message = signed(timestamp, body);
-        let signer = self.0.iter().find(|hook| hmac::verify(&hook.key, &message, &signature).is_ok());
+        let signer = self.0.iter().find(|hook| hook.key.signed(&message, &signature));
         let signer = signer.ok_or(Failure::Unauthenticated)?;
         // Told only to whoever knows the secret.
         let time: i64 = timestamp.parse().map_err(|_| Failure::Unauthenticated)?;
@@ -306,22 +290,22 @@ fn unhex(text: &str) -> Option<Vec<u8>> {
 mod tests {
     use http::{HeaderMap, HeaderName, HeaderValue};
     use ring::hmac;
-    use sideguard_types::control::approvals::{SIGNATURE_HEADER, TIMESTAMP_HEADER, signed};
+    use sideguard_types::control::webhook::{SIGNATURE_HEADER, TIMESTAMP_HEADER, signed};
     use sideguard_types::time::Timestamp;
 
-    use super::{Place, Webhook, Webhooks};
+    use super::{Key, Place, Webhook, Webhooks};
     use crate::error::Failure;
 
     const NOW: Timestamp = Timestamp(1_700_000_000_000_000);
 
     fn webhooks() -> Webhooks {
-        let hook = |secret: &[u8]| Webhook {
+        let hook = |secret: &str| Webhook {
             url: "http://h/".to_owned(),
             place: Place::new("http://h/", None).expect("a URL"),
-            key: hmac::Key::new(hmac::HMAC_SHA256, secret),
+            key: Key::new(secret).expect("long enough"),
             tenant: None,
         };
-        Webhooks(vec![hook(b"one secret of many"), hook(b"another one of them")])
+        Webhooks(vec![hook("one secret of many"), hook("another one of them")])
     }
 
     fn headers(time: i64, body: &[u8]) -> HeaderMap {

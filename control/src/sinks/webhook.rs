@@ -1,38 +1,34 @@
 //! Addresses that batches are posted to, each signed, so that whoever takes them can tell that they are control's and fresh.
 
-use std::fmt::Write;
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::{HeaderMap, HeaderValue, StatusCode, header};
-use ring::hmac;
+use http::{HeaderValue, StatusCode, header};
 use sideguard_runtime::https::Place;
 use sideguard_runtime::{clock, environment};
 use sideguard_types::resource::{BatchForm, SinkSecret, WebhookSink};
 
 use super::outlet::Undelivered;
 use super::shape::Shaped;
+use crate::webhook::Key;
 
 /// Longest time for one batch.
 const WITHIN: Duration = Duration::from_secs(15);
-/// Shortest secret that is taken, in bytes.
-const SHORTEST: usize = 16;
 
 /// An address.
 #[derive(Debug)]
 pub(super) struct Webhook {
     place: Place,
-    key: hmac::Key,
+    key: Key,
     name: HeaderValue,
     form: BatchForm,
 }
 
 impl Webhook {
     pub(super) fn open(spec: &WebhookSink, name: &str) -> Result<Self, String> {
-        let secret = secret(&spec.secret)?;
         Ok(Self {
             place: Place::new(&spec.url, None)?,
-            key: hmac::Key::new(hmac::HMAC_SHA256, secret.as_bytes()),
+            key: key(&spec.secret)?,
             name: HeaderValue::from_str(name).map_err(|error| error.to_string())?,
             form: spec.batch,
         })
@@ -40,29 +36,15 @@ impl Webhook {
 
     pub(super) async fn deliver(&mut self, part: &[Shaped]) -> Result<(), Undelivered> {
         let body = body(self.form, part);
-        let mut headers = HeaderMap::new();
+        let headers = self.key.headers(clock::now(), body.as_bytes());
+        let mut headers = headers.map_err(Undelivered::NotNow)?;
         let content_type = match self.form {
             BatchForm::Ndjson => "application/x-ndjson",
             BatchForm::Array => "application/json",
         };
         headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(content_type));
         headers.insert("x-sideguard-sink", self.name.clone());
-        headers.insert("x-sideguard-signature", self.signature(clock::now().seconds(), body.as_bytes())?);
         taken(self.place.post(headers, Bytes::from(body), WITHIN).await)
-    }
-
-    /// `t=SECONDS,v1=HEX`: the time is signed too, so that a batch cannot be sent again much later.
-    fn signature(&self, now: i64, body: &[u8]) -> Result<HeaderValue, Undelivered> {
-        let mut signing = hmac::Context::with_key(&self.key);
-        signing.update(now.to_string().as_bytes());
-        signing.update(b".");
-        signing.update(body);
-        let mut text = format!("t={now},v1=");
-        for byte in signing.sign().as_ref() {
-            // Writing to a String cannot fail.
-            let _ = write!(text, "{byte:02x}");
-        }
-        HeaderValue::from_str(&text).map_err(|error| Undelivered::NotNow(error.to_string()))
     }
 }
 
@@ -91,7 +73,7 @@ fn body(form: BatchForm, part: &[Shaped]) -> String {
 }
 
 /// Reads a secret from where it is.
-fn secret(from: &SinkSecret) -> Result<String, String> {
+fn key(from: &SinkSecret) -> Result<Key, String> {
     let (text, place) = match (&from.file, &from.env) {
         (Some(file), _) => {
             let text = std::fs::read_to_string(file)
@@ -106,11 +88,5 @@ fn secret(from: &SinkSecret) -> Result<String, String> {
         }
         (None, None) => return Err("secret: it stands nowhere".to_owned()),
     };
-    let text = text.trim_end_matches(['\n', '\r']).to_owned();
-    if text.len() < SHORTEST {
-        return Err(format!(
-            "secret: `{place}` holds fewer than {SHORTEST} bytes: `openssl rand -hex 32` makes one"
-        ));
-    }
-    Ok(text)
+    Key::new(text.trim_end_matches(['\n', '\r'])).map_err(|error| format!("secret: `{place}` {error}"))
 }

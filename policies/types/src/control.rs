@@ -6,6 +6,7 @@ pub mod feed;
 pub mod keys;
 pub mod records;
 pub mod sinks;
+pub mod webhook;
 
 use std::collections::BTreeMap;
 

@@ -78,10 +78,9 @@ impl Hook {
 
 /// Whether a signature fits, as a webhook's owner would check it.
 fn signed(seen: &Seen) -> bool {
-    let header = seen.headers.get("x-sideguard-signature").and_then(|value| value.to_str().ok());
-    let Some((time, signature)) = header.and_then(|text| text.strip_prefix("t=")?.split_once(",v1=")) else {
-        return false;
-    };
+    let header = |name: &str| seen.headers.get(name).and_then(|value| value.to_str().ok());
+    let signature = header("x-sideguard-signature").and_then(|text| text.strip_prefix("v1="));
+    let (Some(time), Some(signature)) = (header("x-sideguard-timestamp"), signature) else { return false };
     let now = sideguard_runtime::clock::now().seconds();
     let fresh = time.parse::<i64>().is_ok_and(|time| (now - time).abs() < 300);
     let message = [time.as_bytes(), b".", &seen.body].concat();

@@ -214,17 +214,6 @@ pub struct Callback {
     pub reason: Option<String>,
 }
 
-/// Header with the time of a signature, in seconds since 1970.
-pub const TIMESTAMP_HEADER: &str = "x-sideguard-timestamp";
-/// Header with the signature: `v1=` and the HMAC-SHA256 of [`signed`] in hex.
-pub const SIGNATURE_HEADER: &str = "x-sideguard-signature";
-
-/// What a webhook and control sign: the header's timestamp, a dot, and the body.
-#[must_use]
-pub fn signed(timestamp: &str, body: &[u8]) -> Vec<u8> {
-    [timestamp.as_bytes(), b".", body].concat()
-}
-
 /// An answer as it is kept.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Vote {

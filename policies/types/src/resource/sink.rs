@@ -71,7 +71,8 @@ pub struct OtlpSink {
 pub struct WebhookSink {
     /// The address.
     pub url: String,
-    /// What batches are signed with: `x-sideguard-signature: t=SECONDS,v1=HEX`, the HMAC-SHA256 of `SECONDS.BODY`.
+    /// What batches are signed with, as all webhooks: `x-sideguard-signature: v1=HEX`, the HMAC-SHA256 of `SECONDS.BODY`, with
+    /// `x-sideguard-timestamp: SECONDS`.
     pub secret: SinkSecret,
     /// Form of a batch.
     #[serde(default)]
