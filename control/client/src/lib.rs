@@ -39,6 +39,7 @@ use hyper::body::{Body as _, Incoming};
 use hyper_util::client::legacy;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
+use sideguard_runtime::https::{Connector, Tasks};
 use sideguard_runtime::secret::Secret;
 use sideguard_types::control::Problem;
 
@@ -48,7 +49,6 @@ pub use error::ClientError;
 pub use feed::{Stream, Told};
 pub use records::{Records, Watch};
 
-use connect::{Connector, Tasks};
 use places::{Place, Places};
 
 /// Largest body that is sent.
@@ -105,9 +105,9 @@ impl Client {
         own: Option<&Identity>,
     ) -> Result<Self, ClientError> {
         let places = Places::read(url)?;
-        let connector = if places.any_is_secure() { Connector::tls(roots, own)? } else { Connector::plain() };
-        let connector = if places.count() > 1 { connector.hasty() } else { connector };
-        let http = legacy::Client::builder(Tasks).pool_idle_timeout(IDLE).build(connector);
+        let tls = if places.any_is_secure() { Some(connect::tls(roots, own)?) } else { None };
+        let within = if places.count() > 1 { TO_CONNECT_HASTILY } else { TO_CONNECT };
+        let http = legacy::Client::builder(Tasks).pool_idle_timeout(IDLE).build(Connector::new(tls, within));
         let key = key.as_ref().map(bearer).transpose()?;
         Ok(Self { http, places: Arc::new(places), key })
     }

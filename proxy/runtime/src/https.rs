@@ -1,6 +1,6 @@
-//! Calls of our own to places that people name: collectors of telemetry, webhooks. HTTP/1.1, over TLS for `https`.
+//! Calls of our own to places that people name: collectors of telemetry, webhooks, control. HTTP/1.1, over TLS for `https`.
 //!
-//! It keeps connections and nothing else. It follows no redirect, and reads no more of an answer than it takes to tell
+//! A [`Place`] keeps connections and nothing else. It follows no redirect, and reads no more of an answer than it takes to tell
 //! what went wrong.
 
 use std::future::Future;
@@ -17,9 +17,10 @@ use hyper::rt::{Executor, ReadBufCursor};
 use hyper_util::client::legacy::Client;
 use hyper_util::client::legacy::connect::{Connected, Connection};
 use hyper_util::rt::{TokioIo, TokioTimer};
+use rustls::client::WantsClientCert;
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, ServerName};
-use rustls::{ClientConfig, RootCertStore};
+use rustls::{ClientConfig, ConfigBuilder, RootCertStore};
 use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
@@ -67,14 +68,14 @@ impl Place {
         }
         let tls = match uri.scheme_str() {
             Some("http") => None,
-            Some("https") => Some(tls(roots)?),
+            Some("https") => Some(trusting(roots)?.with_no_client_auth()),
             _ => return Err(bad()),
         };
         let http = Client::builder(Tasks)
             .pool_idle_timeout(IDLE)
             .pool_timer(TokioTimer::new())
             .pool_max_idle_per_host(2)
-            .build(Connector { tls });
+            .build(Connector::new(tls, TO_CONNECT));
         Ok(Self { http, url: uri })
     }
 
@@ -120,12 +121,17 @@ fn reason(error: &dyn std::error::Error) -> String {
     text
 }
 
-fn tls(roots: Option<&[u8]>) -> Result<TlsConnector, String> {
+/// The beginning of a TLS client's configuration that trusts `roots`, certificates in PEM; the system's when absent.
+///
+/// # Errors
+/// When there is no usable root.
+pub fn trusting(roots: Option<&[u8]>) -> Result<ConfigBuilder<ClientConfig, WantsClientCert>, String> {
     let mut store = RootCertStore::empty();
     match roots {
         Some(pem) => {
             for certificate in CertificateDer::pem_slice_iter(pem) {
-                let certificate = certificate.map_err(|error| format!("roots: not PEM: {error}"))?;
+                let certificate =
+                    certificate.map_err(|error| format!("roots: not a certificate in PEM: {error}"))?;
                 store.add(certificate).map_err(|error| format!("roots: {error}"))?;
             }
         }
@@ -136,17 +142,14 @@ fn tls(roots: Option<&[u8]>) -> Result<TlsConnector, String> {
     if store.is_empty() {
         return Err("there is no root certificate to check a server's by".to_owned());
     }
-    let config = ClientConfig::builder_with_provider(Arc::new(rustls::crypto::ring::default_provider()))
-        .with_safe_default_protocol_versions()
-        .map_err(|error| error.to_string())?
-        .with_root_certificates(store)
-        .with_no_client_auth();
-    Ok(TlsConnector::from(Arc::new(config)))
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    let config = ClientConfig::builder_with_provider(provider).with_safe_default_protocol_versions();
+    Ok(config.map_err(|error| error.to_string())?.with_root_certificates(store))
 }
 
-/// Runs the connections of the pool.
+/// Runs the connections of a pool.
 #[derive(Debug, Clone, Copy)]
-struct Tasks;
+pub struct Tasks;
 
 impl<F> Executor<F> for Tasks
 where
@@ -160,8 +163,9 @@ where
 
 /// Opens connections.
 #[derive(Clone)]
-struct Connector {
+pub struct Connector {
     tls: Option<TlsConnector>,
+    within: Duration,
 }
 
 impl std::fmt::Debug for Connector {
@@ -171,12 +175,22 @@ impl std::fmt::Debug for Connector {
 }
 
 impl Connector {
+    /// One that takes no longer than `within` for a connection. Without a configuration of TLS it opens none to `https`.
+    #[must_use]
+    pub fn new(tls: Option<ClientConfig>, within: Duration) -> Self {
+        Self { tls: tls.map(|config| TlsConnector::from(Arc::new(config))), within }
+    }
+
     async fn open(self, to: Uri) -> io::Result<Stream> {
         let host = to.host().unwrap_or_default().trim_start_matches('[').trim_end_matches(']').to_owned();
-        let port = to.port_u16().unwrap_or(if self.tls.is_some() { 443 } else { 80 });
+        let secure = to.scheme_str() == Some("https");
+        let port = to.port_u16().unwrap_or(if secure { 443 } else { 80 });
         let tcp = TcpStream::connect((host.as_str(), port)).await?;
         tcp.set_nodelay(true)?;
-        let Some(tls) = self.tls else { return Ok(Stream::Plain(TokioIo::new(tcp))) };
+        if !secure {
+            return Ok(Stream::Plain(TokioIo::new(tcp)));
+        }
+        let tls = self.tls.ok_or_else(|| io::Error::other("TLS is not set up"))?;
         let name = ServerName::try_from(host).map_err(io::Error::other)?;
         Ok(Stream::Tls(TokioIo::new(Box::new(tls.connect(name, tcp).await?))))
     }
@@ -194,15 +208,22 @@ impl Service<Uri> for Connector {
     fn call(&mut self, to: Uri) -> Self::Future {
         let connector = self.clone();
         Box::pin(async move {
-            let late = |_| io::Error::new(io::ErrorKind::TimedOut, "no connection within 5 s");
-            tokio::time::timeout(TO_CONNECT, connector.open(to)).await.map_err(late)?
+            let within = connector.within;
+            let late = |_| {
+                let what = format!("no connection within {} s", within.as_secs_f64());
+                io::Error::new(io::ErrorKind::TimedOut, what)
+            };
+            tokio::time::timeout(within, connector.open(to)).await.map_err(late)?
         })
     }
 }
 
 /// A connection.
-enum Stream {
+#[derive(Debug)]
+pub enum Stream {
+    /// As it is.
     Plain(TokioIo<TcpStream>),
+    /// Under TLS.
     Tls(TokioIo<Box<TlsStream<TcpStream>>>),
 }
 
