@@ -250,7 +250,9 @@ impl Sidecar {
     /// # Errors
     /// Why the new set cannot be used.
     pub fn reload(&self) -> Result<String, PolicyError> {
-        self.swap(None)
+        let reloaded = self.swap(None);
+        self.fleet.iter().for_each(Fleet::files_changed);
+        reloaded
     }
 
     /// Puts texts of control's in force, with the policy files as they are. A set that does not compile changes nothing.

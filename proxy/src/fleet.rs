@@ -73,6 +73,8 @@ pub(crate) struct Fleet {
     trouble: Mutex<Option<String>>,
     /// Told when there is something to report.
     changed: Notify,
+    /// Told when policy files were read again: a generation that did not go with them may now.
+    files: Notify,
     /// The way to control, once this sidecar is enrolled.
     link: watch::Sender<Option<Arc<Link>>>,
     /// Places for calls that wait for an approval.
@@ -165,6 +167,7 @@ impl Fleet {
             kept: AtomicBool::new(true),
             trouble: Mutex::new(None),
             changed: Notify::new(),
+            files: Notify::new(),
             link: watch::Sender::new(None),
             holds: Semaphore::new(HOLDS),
             acknowledged: watch::Sender::new(0),
@@ -201,6 +204,11 @@ impl Fleet {
             // It ends with the sidecar, which outlives whoever waits.
             None => std::future::pending().await,
         }
+    }
+
+    /// Policy files were read again.
+    pub(crate) fn files_changed(&self) {
+        self.files.notify_one();
     }
 
     /// Texts of the generation in force.

@@ -401,3 +401,46 @@ async fn people_see_how_budgets_stand_and_are_alerted() {
     );
     assert!(service.run(&["budget", "--tenant", "other"]).await.out.is_empty());
 }
+
+/// A sidecar with two calls in a policy file.
+async fn with_own_budget(service: &Service, fake: &Fake) -> (Sidecar, tempfile::NamedTempFile) {
+    service.apply(ALLOW).await;
+    let file = tempfile::NamedTempFile::with_suffix(".yaml").expect("a file");
+    std::fs::write(file.path(), calls(2)).expect("a budget");
+    let spec = format!("  policies: [\"{}\"]\n{}", file.path().display(), setting::upstreams(fake));
+    let sidecar = service.sidecar_at(service.url(), "", "a", &spec).await;
+    service.all_stand(1, "current").await;
+    (sidecar, file)
+}
+
+async fn two_are_spent_at_control(service: &Service, sidecar: &Sidecar) {
+    let mut passed = 0;
+    for _ in 0..4 {
+        passed += usize::from(web(sidecar).await.0 == 200);
+    }
+    assert_eq!((passed, settled(service, "all", "calls").await), (2, 2));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_budget_that_moves_from_a_file_to_control_is_leased() {
+    let (service, fake) = (Service::with(SHORT), chatting().await);
+    let (sidecar, file) = with_own_budget(&service, &fake).await;
+    // The set is the same before and after, as nobody looks at a file with the same time and length in between.
+    let time = file.as_file().metadata().and_then(|known| known.modified()).expect("a time");
+    std::fs::write(file.path(), "#".repeat(calls(2).len())).expect("no budget");
+    file.as_file().set_modified(time).expect("the time");
+    service.apply(&format!("{ALLOW}---\n{}", calls(2))).await;
+    service.all_stand(1, "current").await;
+    two_are_spent_at_control(&service, &sidecar).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_generation_refused_for_a_file_is_in_force_soon_after_the_file_changes() {
+    let (service, fake) = (Service::with(SHORT), chatting().await);
+    let (sidecar, file) = with_own_budget(&service, &fake).await;
+    service.apply(&format!("{ALLOW}---\n{}", calls(2))).await;
+    service.all_stand(1, "refused").await;
+    std::fs::write(file.path(), "# moved to control\n").expect("no budget");
+    service.all_stand(1, "current").await;
+    two_are_spent_at_control(&service, &sidecar).await;
+}

@@ -90,6 +90,10 @@ impl Way<'_> {
                         self.again(&mut refused).await;
                         continue;
                     }
+                    () = self.fleet.files.notified() => {
+                        self.again(&mut refused).await;
+                        continue;
+                    }
                 }
             } else {
                 match tokio::time::timeout(FIRST, next).await {
