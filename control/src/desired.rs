@@ -20,6 +20,7 @@ use sideguard_policy::source::{self, Finding, Severity, Source};
 use sideguard_store::documents::{Edit, Expect, Revision};
 use sideguard_store::{Store, StoreError};
 use sideguard_types::control::{Action, Applied, Apply, Change, Generation, Name, Object, Signed, Text};
+use sideguard_types::resource::CONTROL_KINDS;
 use sideguard_types::time::Timestamp;
 
 use crate::error::Failure;
@@ -160,7 +161,7 @@ pub(crate) async fn for_tenant(
     kept: &Kept,
     tenant: &str,
 ) -> Result<Signed, Failure> {
-    let own = kept.entries.iter().filter(|entry| entry.name.kind != sinks::KIND);
+    let own = kept.entries.iter().filter(|entry| !CONTROL_KINDS.contains(&entry.name.kind.as_str()));
     let own = own.filter(|entry| entry.shared || entry.name.tenant == tenant);
     let own: Vec<Entry> = own.cloned().collect();
     let texts = texts(store, now, &own).await?;

@@ -4,6 +4,7 @@
 mod amounts;
 mod checks;
 mod digest;
+mod pools;
 mod rules;
 mod sinks;
 
@@ -16,6 +17,7 @@ use sideguard_types::verdict::Mode;
 use crate::classify::Classifier;
 use crate::identity::Identities;
 use crate::policy::{Index, PolicyDocument, PolicySet, Rule};
+use crate::pool::Pool;
 use crate::source::{Document, Finding, Loaded, Severity, Step};
 
 use checks::Checks;
@@ -36,6 +38,7 @@ pub fn compile(loaded: &Loaded) -> Result<PolicySet, Vec<Finding>> {
         nothing: Arc::from([]),
         budgets: Vec::new(),
         upstreams: Vec::new(),
+        pools: Vec::new(),
         classifier: Classifier::default(),
         identities: Identities::default(),
     };
@@ -91,6 +94,10 @@ fn add(set: &mut PolicySet, checks: &mut Checks<'_>) {
             }
         }
         Spec::Sink(spec) => sinks::check(checks, spec),
+        Spec::WorkerPool(spec) => {
+            pools::check(checks, spec);
+            set.pools.push(Pool::new(&metadata.name, metadata.tenant.as_deref(), spec.clone()));
+        }
         Spec::Agent(spec) => {
             for (list, index, message) in set.identities.add(metadata, spec) {
                 checks.error("agent", &[Step::Key(list), Step::Item(index)], message);

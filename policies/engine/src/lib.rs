@@ -28,6 +28,7 @@ pub mod fmt;
 pub mod ledger;
 pub mod lint;
 pub mod path;
+pub mod pool;
 pub mod redact;
 pub mod source;
 

@@ -16,6 +16,7 @@ use sideguard_types::verdict::Mode;
 
 use crate::classify::Classifier;
 use crate::identity::{Identities, Identity};
+use crate::pool::Pool;
 
 pub use grant::{Grant, Ruling};
 
@@ -35,6 +36,7 @@ pub struct PolicySet {
     pub(crate) nothing: Arc<[String]>,
     pub(crate) budgets: Vec<(Metadata, BudgetSpec)>,
     pub(crate) upstreams: Vec<(Metadata, UpstreamSpec)>,
+    pub(crate) pools: Vec<Pool>,
     pub(crate) classifier: Classifier,
     pub(crate) identities: Identities,
 }
@@ -97,6 +99,12 @@ impl PolicySet {
     #[must_use]
     pub fn upstreams(&self) -> &[(Metadata, UpstreamSpec)] {
         &self.upstreams
+    }
+
+    /// The pools of workers, by tenant and name.
+    #[must_use]
+    pub fn pools(&self) -> &[Pool] {
+        &self.pools
     }
 
     /// What works out topic, verb and risk tags of a call.

@@ -39,8 +39,7 @@ pub struct Loaded {
     pub findings: Vec<Finding>,
 }
 
-/// Reads resources of the kinds Policy, Budget, ToolCatalog, Agent, Upstream and Sink, and safety.yaml documents (no
-/// `kind`, but `version: v1` and `rules`), from any number of multi-document YAML texts.
+/// Reads resources of every kind that is applied, and safety.yaml documents (no `kind`, but `version: v1` and `rules`), from any number of multi-document YAML texts.
 #[must_use]
 pub fn load(sources: &[Source]) -> Loaded {
     let mut loaded = Loaded::default();

@@ -3,6 +3,7 @@
 pub mod approvals;
 pub mod budgets;
 pub mod feed;
+pub mod jobs;
 pub mod keys;
 pub mod records;
 pub mod sinks;

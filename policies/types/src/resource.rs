@@ -6,6 +6,7 @@ mod budget;
 mod catalog;
 mod control;
 mod policy;
+mod pool;
 mod proxy;
 mod sink;
 mod upstream;
@@ -22,6 +23,7 @@ pub use control::{ApprovalsSpec, ControlLimits, ControlSpec, ControlTls, SecretF
 pub use policy::{
     ContentMatch, DelegationMatch, MatchSpec, ModeByPoint, ModeSpec, PolicySpec, RuleSpec, VelocitySpec,
 };
+pub use pool::{Backoff, Heartbeat, LIMITS as JOB_LIMITS, Reassign, WorkerPoolSpec};
 pub use proxy::{
     AuditSpec, BoundAgent, BreakerSpec, Breakers, Control, Ech, Limits, Listen, McpRefusal, NamedUpstream,
     NoSni, PriceSpec, ProxySpec, Refusals, RunawaySpec, Size, Sync, Tls, TokenFile, ToolCallRefusal,
@@ -65,7 +67,12 @@ pub enum Spec {
     Upstream(UpstreamSpec),
     /// Somewhere that control passes the record on to; sidecars have nothing to do with it.
     Sink(SinkSpec),
+    /// Workers that do jobs; control alone has to do with it.
+    WorkerPool(WorkerPoolSpec),
 }
+
+/// Kinds that are control's own business: sidecars are not told of them.
+pub const CONTROL_KINDS: [&str; 2] = ["Sink", "WorkerPool"];
 
 impl Spec {
     /// Name of the kind, as it stands in `kind:`.
@@ -78,6 +85,7 @@ impl Spec {
             Self::Agent(_) => "Agent",
             Self::Upstream(_) => "Upstream",
             Self::Sink(_) => "Sink",
+            Self::WorkerPool(_) => "WorkerPool",
         }
     }
 }

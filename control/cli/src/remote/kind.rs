@@ -11,19 +11,21 @@ pub(crate) enum Kind {
     Agent,
     Upstream,
     Sink,
+    WorkerPool,
     Sidecar,
     Generation,
     Kill,
 }
 
 /// Kinds with their names: as in YAML, one of them, several.
-const NAMES: [(Kind, &str, &str); 9] = [
+const NAMES: [(Kind, &str, &str); 10] = [
     (Kind::Policy, "Policy", "policies"),
     (Kind::Budget, "Budget", "budgets"),
     (Kind::ToolCatalog, "ToolCatalog", "toolcatalogs"),
     (Kind::Agent, "Agent", "agents"),
     (Kind::Upstream, "Upstream", "upstreams"),
     (Kind::Sink, "Sink", "sinks"),
+    (Kind::WorkerPool, "WorkerPool", "workerpools"),
     (Kind::Sidecar, "Sidecar", "sidecars"),
     (Kind::Generation, "Generation", "generations"),
     (Kind::Kill, "Kill", "kills"),
@@ -39,6 +41,7 @@ impl Kind {
             Self::Agent => "Agent",
             Self::Upstream => "Upstream",
             Self::Sink => "Sink",
+            Self::WorkerPool => "WorkerPool",
             Self::Sidecar => "Sidecar",
             Self::Generation => "Generation",
             Self::Kill => "Kill",
@@ -49,7 +52,13 @@ impl Kind {
     pub(crate) const fn is_applied(self) -> bool {
         matches!(
             self,
-            Self::Policy | Self::Budget | Self::ToolCatalog | Self::Agent | Self::Upstream | Self::Sink
+            Self::Policy
+                | Self::Budget
+                | Self::ToolCatalog
+                | Self::Agent
+                | Self::Upstream
+                | Self::Sink
+                | Self::WorkerPool
         )
     }
 

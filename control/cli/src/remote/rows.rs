@@ -50,6 +50,7 @@ pub(crate) const fn head(kind: Kind) -> (&'static [&'static str], usize) {
         Kind::Budget => (&["TENANT", "NAME", "LIMITS", "GENERATION", "LABELS"], 4),
         Kind::ToolCatalog => (&["TENANT", "NAME", "TOOLS", "GENERATION", "LABELS"], 4),
         Kind::Upstream => (&["TENANT", "NAME", "URL", "GENERATION", "LABELS"], 4),
+        Kind::WorkerPool => (&["TENANT", "NAME", "TOPICS", "REASSIGN", "GENERATION", "LABELS"], 5),
         Kind::Agent => (&["TENANT", "NAME", "STANDING", "SIDECARS", "GENERATION", "REFUSED", "LABELS"], 5),
         Kind::Sink => (
             &[
@@ -99,7 +100,7 @@ pub(crate) async fn rows(client: &Client, kind: Kind, which: &Which) -> Outcome<
         Kind::Kill => client.kills().await?.iter().map(kill).collect(),
         Kind::Agent => agents(client, which).await?,
         Kind::Sink => sinks(client, which).await?,
-        Kind::Policy | Kind::Budget | Kind::ToolCatalog | Kind::Upstream => {
+        Kind::Policy | Kind::Budget | Kind::ToolCatalog | Kind::Upstream | Kind::WorkerPool => {
             objects(client, kind, which).await?.iter().map(applied).collect()
         }
     };
@@ -149,6 +150,11 @@ fn applied(object: &Object) -> Row {
         "Policy" => vec![count(&spec["rules"]), text(&spec["default_decision"])],
         "Budget" => vec![limits(&spec["limits"])],
         "ToolCatalog" => vec![count(&spec["tools"])],
+        "WorkerPool" => {
+            let topics = spec["topics"].as_array().into_iter().flatten().filter_map(Value::as_str);
+            let reassign = spec["reassign"].as_str().unwrap_or("idempotent");
+            vec![topics.collect::<Vec<_>>().join(","), reassign.to_owned()]
+        }
         _ => vec![text(&spec["baseUrl"])],
     };
     let mut cells = vec![object.name.tenant.clone(), object.name.name.clone()];
