@@ -7,6 +7,7 @@ mod described;
 mod desired;
 mod fleet;
 mod guard;
+mod jobs;
 mod keys;
 mod records;
 mod session;
@@ -26,6 +27,7 @@ use crate::approvals::Webhooks;
 use crate::budgets::Budgets;
 use crate::error::Failure;
 use crate::feed::Waiting;
+use crate::jobs::Jobs;
 use crate::keys::Principal;
 use crate::known::Known;
 use crate::limits::Limits;
@@ -59,6 +61,7 @@ pub(crate) struct Control {
     /// Whether only this machine reaches the port.
     pub(crate) loopback: bool,
     pub(crate) budgets: Arc<Budgets>,
+    pub(crate) jobs: Arc<Jobs>,
 }
 
 /// Who may use a route.
@@ -80,6 +83,10 @@ pub(crate) enum Access {
     Voters,
     /// Operators.
     Operators,
+    /// Operators and sidecars.
+    Submitters,
+    /// People and sidecars.
+    Known,
     /// Operators of all tenants.
     Owners,
     /// Operators and viewers of all tenants; where the port is on loopback alone, whoever asks.
@@ -91,7 +98,10 @@ type Route = (Method, &'static str, Access, fn() -> MethodRouter<Arc<Control>>);
 
 /// Every route.
 fn routes() -> Vec<Route> {
-    use Access::{Open, Operators, Overseers, Owners, People, Scrape, Sidecars, Signature, Token, Voters};
+    use Access::{
+        Known, Open, Operators, Overseers, Owners, People, Scrape, Sidecars, Signature, Submitters, Token,
+        Voters,
+    };
     vec![
         (Method::GET, "/", Open, || get(files::index)),
         (Method::GET, "/page/{file}", Open, || get(files::asset)),
@@ -135,6 +145,19 @@ fn routes() -> Vec<Route> {
         (Method::GET, "/v1/generations/{number}/changes", Overseers, || get(desired::changes)),
         (Method::GET, "/v1/objects", People, || get(desired::objects)),
         (Method::GET, "/v1/objects/{tenant}/{kind}/{name}", People, || get(desired::object)),
+        (Method::POST, "/v1/jobs", Submitters, || post(jobs::submit)),
+        (Method::GET, "/v1/jobs", People, || get(jobs::list)),
+        (Method::GET, "/v1/jobs/{id}", Known, || get(jobs::one)),
+        (Method::DELETE, "/v1/jobs/{id}", Submitters, || delete(jobs::cancel)),
+        (Method::GET, "/v1/jobs/{id}/input", Known, || get(jobs::input)),
+        (Method::GET, "/v1/jobs/{id}/result", Known, || get(jobs::result)),
+        (Method::POST, "/v1/jobs/{id}/retry", Operators, || post(jobs::retry)),
+        (Method::POST, "/v1/jobs/{id}/start", Sidecars, || post(jobs::start)),
+        (Method::POST, "/v1/jobs/{id}/progress", Sidecars, || post(jobs::progress)),
+        (Method::POST, "/v1/jobs/{id}/result", Sidecars, || post(jobs::ended)),
+        (Method::POST, "/v1/work", Sidecars, || post(jobs::work)),
+        (Method::GET, "/v1/workers", People, || get(jobs::workers)),
+        (Method::POST, "/v1/workers/{tenant}/{id}", Operators, || post(jobs::drain)),
         (Method::POST, "/v1/approvals", Sidecars, || post(approvals::ask)),
         (Method::GET, "/v1/approvals/{id}/grant", Sidecars, || get(approvals::wait)),
         (Method::POST, "/v1/approvals/{id}/grant", Sidecars, || post(approvals::redeem)),
@@ -149,7 +172,7 @@ fn routes() -> Vec<Route> {
 
 /// Whether a route's answer is held until there is something to tell, or goes on without end.
 fn held(path: &str) -> bool {
-    ["/feed", "/grant", "/stream"].iter().any(|end| path.ends_with(end))
+    ["/feed", "/grant", "/stream", "/work"].iter().any(|end| path.ends_with(end))
 }
 
 /// Longest body that a route takes.
@@ -157,6 +180,9 @@ fn longest(path: &str) -> usize {
     match path {
         "/session" | "/v1/keys" | "/v1/enrol" | "/v1/tokens" | "/v1/kills" | "/v1/rollback" => SHORT,
         "/v1/report" | "/v1/delete" => 1 << 20,
+        "/v1/work" => 256 << 10,
+        "/v1/jobs" | "/v1/jobs/{id}/result" => 4 << 20,
+        _ if path.starts_with("/v1/jobs/") || path.starts_with("/v1/workers/") => SHORT,
         "/v1/approvals" => 2 << 20,
         _ if path.starts_with("/v1/approvals/") => SHORT,
         _ if path.starts_with("/v1/leases") => 256 << 10,

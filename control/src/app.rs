@@ -17,6 +17,7 @@ use crate::approvals::Webhooks;
 use crate::budgets::Budgets;
 use crate::error::Failure;
 use crate::feed::Waiting;
+use crate::jobs::Jobs;
 use crate::known::Known;
 use crate::limits::Limits;
 use crate::metrics::{self, Metrics};
@@ -85,6 +86,7 @@ pub struct Running {
     following: Vec<tasks::Owned>,
     waiting: Arc<Waiting>,
     sinks: (Works, tasks::Owned),
+    jobs: Arc<Jobs>,
     telemetry: Option<Telemetry>,
 }
 
@@ -127,6 +129,7 @@ pub async fn start(spec: &ControlSpec, state: &Path) -> Result<Running, StartErr
     let address =
         listener.local_addr().map_err(|source| StartError::Listen { address: listen.to_owned(), source })?;
     let known = Arc::new(Known::default());
+    let jobs = Arc::new(Jobs::new(store.clone()));
     let control = Arc::new(Control {
         store: store.clone(),
         signer,
@@ -137,6 +140,7 @@ pub async fn start(spec: &ControlSpec, state: &Path) -> Result<Running, StartErr
         webhooks: Arc::clone(&webhooks),
         known: Arc::clone(&known),
         budgets: Arc::clone(&budgets),
+        jobs: Arc::clone(&jobs),
         metrics: Arc::clone(&metrics),
         loopback: address.ip().is_loopback(),
         certificates: spec.tls.as_ref().is_some_and(|tls| tls.clients.is_some()),
@@ -147,15 +151,11 @@ pub async fn start(spec: &ControlSpec, state: &Path) -> Result<Running, StartErr
     let url = url(spec, address);
     let serve = serve::serve(listener, tls, api::router(control), spec.limits.connections, stopped);
     let serving = tasks::spawn("control", serve);
-    let works = Works {
-        store: store.clone(),
-        files: dir.join("sinks"),
-        replica: match &spec.store {
-            None => "embedded".to_owned(),
-            Some(_) => format!("{address}/{}", id::new(now)),
-        },
-        metrics,
+    let replica = match &spec.store {
+        None => "embedded".to_owned(),
+        Some(_) => format!("{address}/{}", id::new(now)),
     };
+    let works = Works { store: store.clone(), files: dir.join("sinks"), replica: replica.clone(), metrics };
     let passing = tasks::spawn("sinks", sinks::run(works.clone(), Arc::clone(&waiting)));
     let sinks = (works, tasks::Owned::new(&passing));
     let follow = tasks::spawn("follow", Arc::clone(&waiting).follow(store.clone()));
@@ -163,7 +163,11 @@ pub async fn start(spec: &ControlSpec, state: &Path) -> Result<Running, StartErr
     let notify = tasks::spawn("webhooks", webhooks.follow(store.clone()));
     let sweep = tasks::spawn("sweep", sweep(store.clone()));
     let tend = tasks::spawn("budgets", budgets.tend(store.clone()));
-    let following = [&follow, &keys, &live, &notify, &sweep, &tend].map(tasks::Owned::new).into();
+    let board = tasks::spawn("jobs", Arc::clone(&jobs).follow());
+    let plan = Arc::clone(&jobs).reconcile(Arc::clone(&waiting), replica.clone());
+    let plan = tasks::spawn("reconcile", plan);
+    let following =
+        [&follow, &keys, &live, &notify, &sweep, &tend, &board, &plan].map(tasks::Owned::new).into();
     let told = [("control", url.clone()), ("operator_key_file", operator_key.display().to_string())];
     ports::announce(state, &told)
         .map_err(|source| StartError::State { path: state.join(ports::FILE), source })?;
@@ -177,6 +181,7 @@ pub async fn start(spec: &ControlSpec, state: &Path) -> Result<Running, StartErr
         following,
         waiting,
         sinks,
+        jobs,
         telemetry,
     })
 }
@@ -233,6 +238,9 @@ impl Running {
         drop(passing);
         if let Err(error) = sinks::release(&works).await {
             tracing::warn!(%error, "leases of sinks stay until they are over");
+        }
+        if let Err(error) = self.jobs.release(&works.replica).await {
+            tracing::warn!(%error, "another replica plans jobs only when this one's turn is over");
         }
         if let Some(telemetry) = &self.telemetry {
             telemetry.stop(FLUSH).await;

@@ -177,6 +177,19 @@ pub(crate) async fn for_tenant(
     })
 }
 
+/// The texts of all objects that bear on a tenant, those that sidecars are not told of included.
+pub(crate) async fn sources(
+    store: &Store,
+    now: Timestamp,
+    kept: &Kept,
+    tenant: &str,
+) -> Result<Vec<Source>, Failure> {
+    let own = kept.entries.iter().filter(|entry| entry.shared || entry.name.tenant == tenant);
+    let own: Vec<Entry> = own.cloned().collect();
+    let texts = texts(store, now, &own).await?;
+    Ok(own.iter().zip(texts).map(|(entry, text)| Source::new(file(&entry.name), text)).collect())
+}
+
 /// The name under which findings speak of an object, and from which a safety.yaml document takes its own.
 fn file(name: &Name) -> String {
     format!("{}/{}/{}.yaml", name.tenant, name.kind.to_lowercase(), name.name)

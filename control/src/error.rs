@@ -26,6 +26,9 @@ pub enum Failure {
     /// Somebody else was faster.
     #[error("{0}")]
     Conflict(String),
+    /// A worker's lease is over.
+    #[error("{0}")]
+    Fenced(String),
     /// Too much is going on.
     #[error("{0}: try again later")]
     Busy(String),
@@ -77,6 +80,7 @@ impl Failure {
             Self::Forbidden(_) => (StatusCode::FORBIDDEN, "forbidden"),
             Self::Missing(_) => (StatusCode::NOT_FOUND, "not_found"),
             Self::Conflict(_) => (StatusCode::CONFLICT, "conflict"),
+            Self::Fenced(_) => (StatusCode::CONFLICT, "fenced"),
             Self::Busy(_) => (StatusCode::SERVICE_UNAVAILABLE, "busy"),
             Self::Invalid(_) => (StatusCode::BAD_REQUEST, "invalid"),
             Self::Findings(_) => (StatusCode::UNPROCESSABLE_ENTITY, "findings"),

@@ -142,6 +142,11 @@ impl Waiting {
         self.now.borrow().as_ref().map_or(0, |now| now.generation.told.number)
     }
 
+    /// The generation in force and the kill switches that are on, as this replica knows them.
+    pub(crate) fn in_force(&self) -> Option<(Arc<Kept>, Arc<kills::Kept>)> {
+        self.now.borrow().as_ref().map(|now| (Arc::clone(&now.generation), Arc::clone(&now.kills)))
+    }
+
     /// Sends those who wait away: they ask another replica.
     pub(crate) fn close(&self) {
         self.closing.send_replace(true);

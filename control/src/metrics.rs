@@ -20,6 +20,7 @@ use sideguard_runtime::otlp::messages::{ERROR, KeyValue, SERVER, Span, Status, i
 use sideguard_runtime::otlp::meter::{Instrument, Label};
 use sideguard_runtime::telemetry::{self, Names};
 use sideguard_types::control::records::Trouble;
+use sideguard_types::job::JobState;
 use sideguard_types::time::Timestamp;
 use tokio::sync::Mutex;
 
@@ -83,6 +84,11 @@ struct Part {
     part: &'static str,
 }
 
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct JobsIn {
+    state: &'static str,
+}
+
 /// How many sidecars stand how.
 pub(crate) type Standings = HashMap<&'static str, u64>;
 
@@ -97,6 +103,7 @@ pub(crate) struct Metrics {
     feed_waiters: Gauge,
     store_operations: Family<Operation, Counter>,
     store_seconds: Family<Part, Histogram>,
+    jobs: Family<JobsIn, Gauge>,
     records: [Counter; 2],
     records_refused: Family<Refused, Counter>,
     sink_delivered: Family<SinkName, Counter>,
@@ -119,6 +126,7 @@ impl Metrics {
             feed_waiters: Gauge::default(),
             store_operations: Family::default(),
             store_seconds: Family::new_with_constructor(|| Histogram::new(SECONDS)),
+            jobs: Family::default(),
             records: Default::default(),
             records_refused: Family::default(),
             sink_delivered: Family::default(),
@@ -145,6 +153,7 @@ impl Metrics {
             self.store_operations.clone(),
         );
         registry.register("store_seconds", "Time of the store's operations", self.store_seconds.clone());
+        registry.register("jobs", "Open jobs by state", self.jobs.clone());
         let [records, bytes] = &self.records;
         registry.register("records", "Records taken from sidecars", records.clone());
         registry.register("record_bytes", "Bytes of records taken from sidecars", bytes.clone());
@@ -165,6 +174,11 @@ impl Metrics {
         }
         self.generation.set(i64::try_from(now.generation).unwrap_or(i64::MAX));
         self.feed_waiters.set(i64::try_from(now.feed_waiters).unwrap_or(i64::MAX));
+        for state in JobState::ALL.into_iter().filter(|state| !state.is_final()) {
+            let count = now.jobs.get(&state).copied().unwrap_or(0);
+            let gauge = self.jobs.get_or_create(&JobsIn { state: state.as_str() });
+            gauge.set(i64::try_from(count).unwrap_or(i64::MAX));
+        }
         let (taken, bytes) = now.records.taken();
         for (counter, value) in self.records.iter().zip([taken, bytes]) {
             set(counter, value);
@@ -256,6 +270,7 @@ pub(crate) struct Now<'a> {
     pub(crate) generation: u64,
     pub(crate) feed_waiters: usize,
     pub(crate) records: &'a Counts,
+    pub(crate) jobs: HashMap<JobState, u64>,
 }
 
 /// A request.

@@ -167,6 +167,8 @@ const fn told(access: Access) -> &'static str {
         Access::People => "For keys of operators, approvers and viewers.",
         Access::Overseers => "For keys of operators, approvers and viewers of all tenants.",
         Access::Operators => "For keys of operators.",
+        Access::Submitters => "For keys of operators and sidecars.",
+        Access::Known => "For keys of operators, approvers, viewers and sidecars.",
         Access::Owners => "For keys of operators of all tenants.",
     }
 }

@@ -45,7 +45,7 @@ use crate::sessions::{McpSessions, Runaways};
 use crate::ship;
 use crate::trace::Traces;
 use crate::upstreams;
-use crate::velocity::Counters;
+use sideguard_runtime::velocity::Counters;
 
 pub use running::Running;
 pub(crate) use state::put_aside;

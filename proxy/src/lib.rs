@@ -40,5 +40,4 @@ mod ship;
 mod trace;
 mod tunnel;
 pub mod upstreams;
-mod velocity;
 mod waits;

@@ -15,6 +15,7 @@ mod faithful;
 mod fanout;
 mod fleet;
 mod isolate;
+mod jobs;
 mod layers;
 mod leases;
 mod lifecycle;

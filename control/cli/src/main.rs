@@ -13,6 +13,7 @@ mod doctor;
 mod explain;
 mod get;
 mod history;
+mod job;
 mod key;
 mod kill;
 mod policy;
@@ -103,6 +104,12 @@ enum Verb {
     Approve(approvals::Approve),
     /// Says no to a call that waits.
     Deny(approvals::Deny),
+    /// Submits jobs to workers, looks at them, takes them back.
+    #[command(subcommand)]
+    Job(job::Verb),
+    /// Looks after jobs that were lost with their workers.
+    #[command(subcommand)]
+    Dlq(job::Dead),
     /// Shows what agents do now: calls, refusals, tokens, cost.
     Top(top::Arguments),
     /// Makes an enrolment token for a sidecar.
@@ -152,6 +159,8 @@ fn main() -> ExitCode {
         Verb::Approvals(arguments) => in_runtime(|| approvals::list(arguments)),
         Verb::Approve(arguments) => in_runtime(|| approvals::approve(arguments)),
         Verb::Deny(arguments) => in_runtime(|| approvals::deny(arguments)),
+        Verb::Job(verb) => in_runtime(|| job::run(verb)),
+        Verb::Dlq(verb) => in_runtime(|| job::dead(verb)),
         Verb::Top(arguments) => in_runtime(|| top::run(arguments)),
         Verb::Token(arguments) => in_runtime(|| token::run(arguments)),
         Verb::Completions { shell } => {
@@ -217,12 +226,22 @@ mod tests {
             "approve 01a2b3c4d5e6f708192a3b4c --reason because",
             "deny 01a2b3c4d5e6f708192a3b4c",
             "top -w --tenant acme -o json",
+            "job submit job.crm.enrich --input {} --requires gpu --limits queue=10m,run=5m --wait",
+            "job get --status dead-lettered",
+            "dlq drop --all",
         ] {
             let words = std::iter::once("sideguard").chain(line.split(' '));
             assert!(Arguments::try_parse_from(words).is_ok(), "{line}");
         }
-        for line in ["apply -f a --prune", "get", "delete policy", "kill all", "token --for 10", "rollback 3"]
-        {
+        for line in [
+            "apply -f a --prune",
+            "get",
+            "delete policy",
+            "kill all",
+            "token --for 10",
+            "rollback 3",
+            "dlq retry",
+        ] {
             let words = std::iter::once("sideguard").chain(line.split(' '));
             let refused = Arguments::try_parse_from(words).err().map(|error| error.exit_code());
             assert_eq!(refused, Some(2), "{line}");

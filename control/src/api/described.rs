@@ -1,5 +1,7 @@
 //! What people should read about each route, with examples. The table of routes is in [`super`]; a test holds both together.
 
+mod jobs;
+
 use http::Method;
 use serde_json::{Value, json};
 use sideguard_types::control::approvals::{Answer, Approval, Ask, Callback, Redeem, Standing};
@@ -18,16 +20,16 @@ use crate::budgets::Wanted;
 use crate::openapi::{Described, route};
 use crate::records::query::Filter;
 
-const TIME: &str = "2026-11-27T10:00:00.000000Z";
+pub(super) const TIME: &str = "2026-11-27T10:00:00.000000Z";
 const POLICY: &str = "apiVersion: sideguard.dev/v1\nkind: Policy\nmetadata: {name: no-deletes, tenant: acme}\nspec: \
     {default_decision: allow}\n";
 
 /// Every route.
 pub(crate) fn described() -> Vec<Described> {
-    [own(), people(), sidecars(), state(), records(), approvals(), budgets()].concat()
+    [own(), people(), sidecars(), state(), records(), approvals(), budgets(), jobs::described()].concat()
 }
 
-fn page(item: Value) -> Value {
+pub(super) fn page(item: Value) -> Value {
     json!({ "items": [item] })
 }
 

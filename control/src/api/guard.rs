@@ -118,6 +118,8 @@ fn may(access: Access, who: &Principal) -> bool {
         Access::Overseers | Access::Scrape => person && who.tenant.is_none(),
         Access::Voters => matches!(who.role, Role::Operator | Role::Approver),
         Access::Operators => who.role == Role::Operator,
+        Access::Submitters => matches!(who.role, Role::Operator | Role::Sidecar),
+        Access::Known => person || who.role == Role::Sidecar,
         Access::Owners => who.role == Role::Operator && who.tenant.is_none(),
     }
 }

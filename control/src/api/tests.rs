@@ -13,6 +13,7 @@ use super::described::described;
 use super::{Access, Control, Hosts, router, routes};
 use crate::budgets::Budgets;
 use crate::feed::Waiting;
+use crate::jobs::Jobs;
 use crate::keys::{self, Principal, Role};
 use crate::limits::Limits;
 use crate::metrics::Metrics;
@@ -29,6 +30,7 @@ pub(crate) async fn control_over(store: Store) -> Arc<Control> {
     let signer = Signer::open(&store, clock::now()).await.expect("a key");
     let budgets = Budgets::open(&store, std::time::Duration::from_secs(30)).await.expect("budgets");
     Arc::new(Control {
+        jobs: Arc::new(Jobs::new(store.clone())),
         store,
         signer,
         waiting: Arc::new(Waiting::new()),
@@ -109,6 +111,8 @@ async fn every_route_is_closed_to_whoever_may_not_use_it() {
                 Access::Overseers | Access::Scrape => person && tenant.is_none(),
                 Access::Voters => matches!(role, Role::Operator | Role::Approver),
                 Access::Operators => *role == Role::Operator,
+                Access::Submitters => !person || *role == Role::Operator,
+                Access::Known => true,
                 Access::Owners => *role == Role::Operator && tenant.is_none(),
                 Access::Open | Access::Token | Access::Signature => true,
             };

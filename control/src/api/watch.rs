@@ -27,6 +27,7 @@ pub(super) async fn metrics(State(control): State<Arc<Control>>) -> Result<Respo
         generation: waiting.number(),
         feed_waiters: waiting.waiting(),
         records: control.records.counts(),
+        jobs: control.jobs.counts(),
     };
     let text = metrics.exposition(&now);
     Ok(([(header::CONTENT_TYPE, FORM)], text).into_response())

@@ -142,6 +142,16 @@ impl Classifier {
         derived(topic, alias, verb, tags, self.entry(provider, operation))
     }
 
+    /// The class of a job about `topic`, `job.<service>.<operation>`: as that of a tool of this name on that server.
+    #[must_use]
+    pub fn job(&self, topic: &str) -> Class<'static> {
+        let rest = topic.strip_prefix("job.").unwrap_or(topic);
+        let (service, operation) = rest.rsplit_once('.').unwrap_or((rest, ""));
+        let class = self.tool(service, operation, None, ToolHints::default());
+        // What was submitted under this topic is judged under it, whatever its words would be read as.
+        Class { topic: topic.to_owned().into(), ..class }
+    }
+
     /// Adds a catalog; entries that come first go before later ones. Returns what is wrong: entry, key, message.
     pub(crate) fn add(&mut self, catalog: &ToolCatalogSpec) -> Vec<(usize, &'static str, String)> {
         let mut misfits = Vec::new();

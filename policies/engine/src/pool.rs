@@ -43,7 +43,9 @@ impl Pool {
         self.is_for(tenant) && named && has_all(labels, &self.spec.labels)
     }
 
-    fn is_for(&self, tenant: &str) -> bool {
+    /// Whether it does jobs of a tenant at all.
+    #[must_use]
+    pub fn is_for(&self, tenant: &str) -> bool {
         self.tenant.as_deref().is_none_or(|own| own == tenant)
     }
 }

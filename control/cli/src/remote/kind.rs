@@ -12,13 +12,14 @@ pub(crate) enum Kind {
     Upstream,
     Sink,
     WorkerPool,
+    Worker,
     Sidecar,
     Generation,
     Kill,
 }
 
 /// Kinds with their names: as in YAML, one of them, several.
-const NAMES: [(Kind, &str, &str); 10] = [
+const NAMES: [(Kind, &str, &str); 11] = [
     (Kind::Policy, "Policy", "policies"),
     (Kind::Budget, "Budget", "budgets"),
     (Kind::ToolCatalog, "ToolCatalog", "toolcatalogs"),
@@ -26,6 +27,7 @@ const NAMES: [(Kind, &str, &str); 10] = [
     (Kind::Upstream, "Upstream", "upstreams"),
     (Kind::Sink, "Sink", "sinks"),
     (Kind::WorkerPool, "WorkerPool", "workerpools"),
+    (Kind::Worker, "Worker", "workers"),
     (Kind::Sidecar, "Sidecar", "sidecars"),
     (Kind::Generation, "Generation", "generations"),
     (Kind::Kill, "Kill", "kills"),
@@ -42,6 +44,7 @@ impl Kind {
             Self::Upstream => "Upstream",
             Self::Sink => "Sink",
             Self::WorkerPool => "WorkerPool",
+            Self::Worker => "Worker",
             Self::Sidecar => "Sidecar",
             Self::Generation => "Generation",
             Self::Kill => "Kill",

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use serde_json::{Value, json};
 use sideguard_client::{Client, Objects};
+use sideguard_types::control::jobs::Worker;
 use sideguard_types::control::sinks::SinkState;
 use sideguard_types::control::{Generation, Kill, Name, Object, Scope, Sidecar, Standing};
 use sideguard_types::units::MicroUsd;
@@ -67,6 +68,10 @@ pub(crate) const fn head(kind: Kind) -> (&'static [&'static str], usize) {
             ],
             6,
         ),
+        Kind::Worker => (
+            &["TENANT", "ID", "AGENT", "HEALTH", "JOBS", "ROOM", "POOLS", "SEEN", "CAPABILITIES", "LABELS"],
+            8,
+        ),
         Kind::Sidecar => (
             &[
                 "TENANT",
@@ -95,6 +100,7 @@ pub(crate) const fn head(kind: Kind) -> (&'static [&'static str], usize) {
 /// Everything of a kind that fits, in order.
 pub(crate) async fn rows(client: &Client, kind: Kind, which: &Which) -> Outcome<Vec<Row>> {
     let mut rows: Vec<Row> = match kind {
+        Kind::Worker => client.workers(which.tenant.as_deref()).await?.iter().map(worker).collect(),
         Kind::Sidecar => client.sidecars(which.tenant.as_deref()).await?.iter().map(sidecar).collect(),
         Kind::Generation => client.newest_generations(GENERATIONS).await?.iter().map(generation).collect(),
         Kind::Kill => client.kills().await?.iter().map(kill).collect(),
@@ -161,6 +167,26 @@ fn applied(object: &Object) -> Row {
     cells.extend(own);
     cells.extend([object.generation.to_string(), object::labels(&object.labels)]);
     row(&object.name.name, Some(&object.name.tenant), cells, item)
+}
+
+/// A worker, as it was heard of last.
+fn worker(worker: &Worker) -> Row {
+    let Worker { id, tenant, health, seen, draining, jobs, skills } = worker;
+    let health =
+        if *draining { format!("{} (draining)", health.as_str()) } else { health.as_str().to_owned() };
+    let cells = vec![
+        tenant.clone(),
+        id.clone(),
+        skills.agent.clone(),
+        health,
+        jobs.len().to_string(),
+        skills.max_parallel.to_string(),
+        skills.pools.join(","),
+        moment(*seen),
+        skills.capabilities.join(","),
+        object::labels(&skills.labels),
+    ];
+    row(id, Some(tenant), cells, json!(worker))
 }
 
 /// Sinks, as they were applied and as they stand.

@@ -37,13 +37,13 @@ impl Ring {
 
 /// Counts by key.
 #[derive(Debug, Default)]
-pub(crate) struct Counters {
+pub struct Counters {
     rings: Mutex<HashMap<(u64, u64), Ring, ahash::RandomState>>,
 }
 
 impl Counters {
     /// Adds `amount` under `key` and returns the sum over the last `window`.
-    pub(crate) fn add(&self, key: u64, amount: u64, window: Duration, now: Timestamp) -> u64 {
+    pub fn add(&self, key: u64, amount: u64, window: Duration, now: Timestamp) -> u64 {
         let width = u64::try_from(window.as_micros()).unwrap_or(u64::MAX).div_ceil(SLOTS as u64 - 1).max(1);
         let slot = now.0.div_euclid(i64::try_from(width).unwrap_or(i64::MAX));
         let mut rings = self.rings.lock();
