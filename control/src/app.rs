@@ -114,7 +114,8 @@ pub async fn start(spec: &ControlSpec, state: &Path) -> Result<Running, StartErr
     let now = clock::now();
     let signer = Signer::open(&store, now).await?;
     // As a path from anywhere: whoever reads it in `ports.json` stands elsewhere.
-    let operator_key = state.join(OPERATOR_KEY);
+    let operator_key =
+        spec.operator_key.as_ref().map_or_else(|| state.join(OPERATOR_KEY), |key| key.file.clone());
     let operator_key = std::path::absolute(&operator_key).unwrap_or(operator_key);
     operator::ensure(&store, now, &operator_key).await.map_err(|error| match error {
         NoKey::Kept(failure) => StartError::Kept(failure),

@@ -61,6 +61,7 @@ pub fn load(file: Option<&Path>) -> Result<ControlSpec, String> {
     let base = file.and_then(Path::parent).unwrap_or(Path::new(""));
     let anchor = |path: &mut PathBuf| *path = base.join(&*path);
     spec.state.iter_mut().for_each(anchor);
+    spec.operator_key.iter_mut().for_each(|key| anchor(&mut key.file));
     spec.approvals.webhooks.iter_mut().for_each(|webhook| anchor(&mut webhook.secret.file));
     if let Some(tls) = &mut spec.tls {
         anchor(&mut tls.certificate);

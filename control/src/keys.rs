@@ -378,7 +378,8 @@ pub(crate) async fn enrol(
     }
 }
 
-fn is_well_made(key: &str) -> bool {
+/// Whether a text has the form of a key.
+pub(crate) fn is_well_made(key: &str) -> bool {
     let digits = key.strip_prefix(KEY).unwrap_or_default();
     digits.len() == 64 && digits.bytes().all(|byte| byte.is_ascii_hexdigit())
 }

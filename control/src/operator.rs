@@ -35,6 +35,10 @@ pub(crate) async fn ensure(store: &Store, now: Timestamp, path: &Path) -> Result
         Err(error) => return Err(NoKey::File(error)),
     };
     if let Some(key) = &present {
+        if !keys::is_well_made(key) {
+            let what = "there is no key in it: a key is `sgk_` and 64 hex digits";
+            return Err(NoKey::File(std::io::Error::new(std::io::ErrorKind::InvalidData, what)));
+        }
         match keys::whose(store, now, key).await {
             Ok(_) => return Ok(()),
             Err(Failure::Unauthenticated) => {}
@@ -45,6 +49,8 @@ pub(crate) async fn ensure(store: &Store, now: Timestamp, path: &Path) -> Result
     let first = Principal::new("operator", Role::Operator, None);
     let marker = Edit::put(own_key("operator")?, now.to_string().into_bytes().into(), Expect::Absent);
     match store.documents.put_all(now, vec![marker, keys::edit(now, &fresh, &first)?]).await {
+        // A file that was there may be one that nobody can write: a mounted Secret.
+        Ok(_) if present.is_some() => return Ok(()),
         Ok(_) => return place(path, &fresh),
         Err(StoreError::Conflict { .. }) => {}
         Err(error) => return Err(error.into()),
@@ -75,7 +81,7 @@ mod tests {
     use sideguard_store::Store;
     use sideguard_store::documents::Expect;
 
-    use super::ensure;
+    use super::{NoKey, ensure};
     use crate::keys::{self, own_key};
 
     async fn name(store: &Store, file: &Path) -> Option<String> {
@@ -102,5 +108,22 @@ mod tests {
         ensure(&store, now, &one).await.expect("a start");
         assert_eq!(name(&store, &one).await, None);
         assert_eq!(std::fs::read_to_string(&one).expect("a file"), key);
+    }
+
+    #[tokio::test]
+    async fn a_key_that_is_there_becomes_the_operators_and_its_file_is_left_alone() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let store = Store::open_embedded(dir.path()).await.expect("a store");
+        let given = dir.path().join("given.key");
+        std::fs::write(&given, "\n").expect("a file");
+        let refused = ensure(&store, clock::now(), &given).await.expect_err("no key");
+        assert!(matches!(refused, NoKey::File(error) if error.kind() == std::io::ErrorKind::InvalidData));
+        std::fs::write(&given, format!("{}\n", keys::fresh())).expect("a file");
+        let inode =
+            |path: &Path| std::os::unix::fs::MetadataExt::ino(&std::fs::metadata(path).expect("a file"));
+        let before = inode(&given);
+        ensure(&store, clock::now(), &given).await.expect("a key");
+        assert_eq!(name(&store, &given).await.as_deref(), Some("operator"));
+        assert_eq!(inode(&given), before);
     }
 }

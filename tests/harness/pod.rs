@@ -93,6 +93,12 @@ impl Pod {
         self.dir.path()
     }
 
+    /// The pod's network, as a runtime names it to plugins.
+    #[must_use]
+    pub fn network(&self) -> PathBuf {
+        PathBuf::from("/run/netns").join(&self.name)
+    }
+
     /// Does something in the pod's network, such as opening a socket.
     pub fn inside<T: Send + 'static>(&self, open: impl FnOnce() -> T + Send + 'static) -> T {
         in_network(&self.name, open)

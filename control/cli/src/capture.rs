@@ -127,7 +127,8 @@ fn usage(what: &str) -> ExitCode {
     ExitCode::from(2)
 }
 
-fn rules_of(wanted: &Wanted) -> Result<Rules, String> {
+/// The rules that flags ask for.
+pub(crate) fn rules_of(wanted: &Wanted) -> Result<Rules, String> {
     let any = wanted.loopback.iter().any(|text| text == "any");
     let port =
         |text: &String| text.parse().map_err(|_| format!("--loopback: `{text}` is neither a port nor `any`"));

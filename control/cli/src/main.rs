@@ -5,6 +5,7 @@ mod approvals;
 mod audit;
 mod budget;
 mod capture;
+mod cni;
 mod control;
 mod delete;
 mod describe;
@@ -65,6 +66,9 @@ enum Verb {
     /// Puts rules into this network namespace, takes them away, prints them.
     #[command(subcommand)]
     Capture(capture::Verb),
+    /// Sets the rules of pods from their Kubernetes node, as a plugin of its network.
+    #[command(subcommand)]
+    Cni(cni::Verb),
     /// Tells what works on this machine, and how to get more.
     Doctor(doctor::Arguments),
     /// Checks, tests, explains and formats policies; works offline.
@@ -141,6 +145,7 @@ fn main() -> ExitCode {
         Verb::Down(arguments) => up::down(arguments),
         Verb::Init(arguments) => capture::init(&arguments),
         Verb::Capture(verb) => capture::run(verb),
+        Verb::Cni(verb) => cni::run(verb),
         Verb::Doctor(arguments) => in_runtime(|| doctor::run(arguments)),
         Verb::Policy(verb) => policy::run(verb),
         Verb::Audit(verb) => audit::run(verb),

@@ -18,6 +18,9 @@ pub struct ControlSpec {
     pub listen: String,
     /// Directory of state: the embedded store and the first operator's key.
     pub state: Option<PathBuf>,
+    /// File with the key, `sgk_` and 64 hex digits, that is the first operator's in an empty store; made when it is missing.
+    /// `operator.key` in the state directory when absent.
+    pub operator_key: Option<SecretFile>,
     /// Where things are kept; one machine's own directory when absent.
     pub store: Option<SharedStore>,
     /// TLS on the port; plain HTTP when absent.
@@ -39,6 +42,7 @@ impl Default for ControlSpec {
         Self {
             listen: "127.0.0.1:4760".to_owned(),
             state: None,
+            operator_key: None,
             store: None,
             tls: None,
             hosts: Vec::new(),
