@@ -9,6 +9,7 @@ mod central_record;
 mod client;
 mod connections;
 mod control_tls;
+mod delegation;
 mod disguises;
 mod escapes;
 mod faithful;

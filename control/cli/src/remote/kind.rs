@@ -14,10 +14,11 @@ pub(crate) enum Kind {
     Sidecar,
     Generation,
     Kill,
+    Delegation,
 }
 
 /// Kinds with their names: as in YAML, one of them, several.
-const NAMES: [(Kind, &str, &str); 9] = [
+const NAMES: [(Kind, &str, &str); 10] = [
     (Kind::Policy, "Policy", "policies"),
     (Kind::Budget, "Budget", "budgets"),
     (Kind::ToolCatalog, "ToolCatalog", "toolcatalogs"),
@@ -27,6 +28,7 @@ const NAMES: [(Kind, &str, &str); 9] = [
     (Kind::Sidecar, "Sidecar", "sidecars"),
     (Kind::Generation, "Generation", "generations"),
     (Kind::Kill, "Kill", "kills"),
+    (Kind::Delegation, "Delegation", "delegations"),
 ];
 
 impl Kind {
@@ -42,6 +44,7 @@ impl Kind {
             Self::Sidecar => "Sidecar",
             Self::Generation => "Generation",
             Self::Kill => "Kill",
+            Self::Delegation => "Delegation",
         }
     }
 
