@@ -45,7 +45,8 @@ export function shown({ sidecar, position, record }) {
   return [
     facts([
       ["Decision", decision(record)], ["Reason", record.reason], ["Rule", record.rule], ["Mode", record.mode],
-      ["Agent", `${record.tenant}/${record.agent}`], ["Chain", record.chain?.join(" → ")], ["Topic", record.topic], ["Point", record.point],
+      ["Agent", `${record.tenant}/${record.agent}`], ["Chain", record.chain?.join(" → ")], ["Known by", record.correlation],
+      ["Link", record.link], ["Topic", record.topic], ["Point", record.point],
       ["Verb", record.verb], ["Risk", record.risk_tags?.join(", ")], ["Tool", t.tool], ["Model", t.model],
       ["Request", [t.method, `${t.host ?? ""}${t.path ?? ""}`].filter(Boolean).join(" ")], ["Status", record.status],
       ["Latency", millis(record.latency_us)], ["Tokens", usage(record)], ["Cost", dollars(record.cost_usd)],

@@ -9,7 +9,8 @@ export const kills = { id: "kills", title: "Kill switch", key: "k", open };
 
 // A scope as it is written.
 const written = (scope) =>
-  scope === "fleet" ? "fleet" : scope.tenant !== undefined ? `tenant/${scope.tenant}` : `agent/${scope.agent.tenant}/${scope.agent.agent}`;
+  scope === "fleet" ? "fleet" : scope.tenant !== undefined ? `tenant/${scope.tenant}`
+    : scope.delegation !== undefined ? `delegation/${scope.delegation.tenant}/${scope.delegation.id}` : `agent/${scope.agent.tenant}/${scope.agent.agent}`;
 
 function open(root, { session, argument }) {
   const may = session.role === "operator";

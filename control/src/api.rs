@@ -3,6 +3,7 @@
 
 mod approvals;
 mod budgets;
+mod delegations;
 mod described;
 mod desired;
 mod fleet;
@@ -122,6 +123,8 @@ fn routes() -> Vec<Route> {
         (Method::GET, "/v1/feed/stream", Sidecars, || get(fleet::feed_stream)),
         (Method::POST, "/v1/leave", Sidecars, || post(fleet::leave)),
         (Method::POST, "/v1/report", Sidecars, || post(fleet::report)),
+        (Method::POST, "/v1/passports", Sidecars, || post(delegations::passport)),
+        (Method::POST, "/v1/delegations/revoke", Operators, || post(delegations::revoke)),
         (Method::POST, "/v1/leases", Sidecars, || post(budgets::hold)),
         (Method::POST, "/v1/leases/turns", Sidecars, || post(budgets::turn)),
         (Method::GET, "/v1/budgets", People, || get(budgets::list)),
@@ -178,7 +181,14 @@ fn held(path: &str) -> bool {
 /// Longest body that a route takes.
 fn longest(path: &str) -> usize {
     match path {
-        "/session" | "/v1/keys" | "/v1/enrol" | "/v1/tokens" | "/v1/kills" | "/v1/rollback" => SHORT,
+        "/session"
+        | "/v1/keys"
+        | "/v1/enrol"
+        | "/v1/tokens"
+        | "/v1/kills"
+        | "/v1/rollback"
+        | "/v1/passports"
+        | "/v1/delegations/revoke" => SHORT,
         "/v1/report" | "/v1/delete" => 1 << 20,
         "/v1/work" => 256 << 10,
         "/v1/jobs" | "/v1/jobs/{id}/result" => 4 << 20,

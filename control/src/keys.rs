@@ -296,7 +296,12 @@ pub(crate) async fn list(
 }
 
 /// Takes a key back; who has it can do nothing more from the next request on.
-pub(crate) async fn revoke(store: &Store, now: Timestamp, who: &Principal, id: &str) -> Result<(), Failure> {
+pub(crate) async fn revoke(
+    store: &Store,
+    now: Timestamp,
+    who: &Principal,
+    id: &str,
+) -> Result<Principal, Failure> {
     let missing = || Failure::Missing(format!("key `{id}`"));
     if id.len() != ID || !id.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f')) {
         return Err(missing());
@@ -312,7 +317,7 @@ pub(crate) async fn revoke(store: &Store, now: Timestamp, who: &Principal, id: &
         return Err(missing());
     }
     store.documents.delete(now, &found.key, Expect::Any).await?;
-    Ok(())
+    Ok(kept.principal)
 }
 
 /// Makes an enrolment token.

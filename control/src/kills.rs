@@ -1,5 +1,7 @@
 //! Kill switches: kept in one document, so that their number goes up with each change and sidecars know what is newer.
 
+use std::time::Duration;
+
 use serde::{Deserialize, Serialize};
 use sideguard_store::documents::{Expect, Revision};
 use sideguard_store::{Store, StoreError};
@@ -14,6 +16,11 @@ const MOST: usize = 1_000;
 /// Most that a tenant's own keys switch on.
 const MOST_OF_TENANT: usize = 100;
 
+/// Most delegations of one tenant that are revoked at once.
+const MOST_REVOKED: usize = 500;
+/// How long that is kept: longer than the passport of whoever signed holds.
+const REVOKED: Duration = Duration::from_secs(26 * 3_600);
+
 /// All switches as they are kept.
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
 pub(crate) struct Kept {
@@ -26,7 +33,9 @@ impl Kept {
     pub(crate) fn for_tenant(&self, tenant: &str) -> Kills {
         let bears = |scope: &&Scope| match scope {
             Scope::Fleet => true,
-            Scope::Tenant(own) | Scope::Agent { tenant: own, .. } => own == tenant,
+            Scope::Tenant(own) | Scope::Agent { tenant: own, .. } | Scope::Delegation { tenant: own, .. } => {
+                own == tenant
+            }
         };
         let scopes = self.kills.iter().map(|kill| &kill.scope).filter(bears).cloned().collect();
         Kills { tenant: tenant.to_owned(), number: self.number, scopes, signature: String::new() }
@@ -73,21 +82,39 @@ async fn change(
     }
 }
 
+/// Whether it is about links that have all expired.
+fn lapsed(kill: &Kill, now: Timestamp) -> bool {
+    matches!(kill.scope, Scope::Delegation { .. }) && now.since(kill.time) > REVOKED
+}
+
 /// Switches one on.
 pub(crate) async fn on(store: &Store, now: Timestamp, kill: &Kill) -> Result<(), Failure> {
     change(store, now, |kills| {
         if kills.iter().any(|known| known.scope == kill.scope && known.owner && !kill.owner) {
             return Ok(false);
         }
-        kills.retain(|known| known.scope != kill.scope);
+        kills.retain(|known| known.scope != kill.scope && !lapsed(known, now));
+        if let Scope::Delegation { .. } = kill.scope {
+            let revoked = kills.iter().filter(|known| matches!(known.scope, Scope::Delegation { .. }));
+            if revoked.filter(|known| tenant(&known.scope) == tenant(&kill.scope)).count() >= MOST_REVOKED {
+                return Err(Failure::Invalid(format!(
+                    "{MOST_REVOKED} delegations of the tenant are revoked: stop the agent instead"
+                )));
+            }
+            kills.push(kill.clone());
+            return Ok(true);
+        }
         // One tenant's do not take the places of others', and whoever governs all finds one always.
-        let own = |known: &&Kill| tenant(&known.scope) == tenant(&kill.scope);
+        let own = |known: &&Kill| {
+            tenant(&known.scope) == tenant(&kill.scope) && !matches!(known.scope, Scope::Delegation { .. })
+        };
         if !kill.owner && kills.iter().filter(own).count() >= MOST_OF_TENANT {
             return Err(Failure::Invalid(format!(
                 "{MOST_OF_TENANT} kill switches of the tenant are on: stop the whole tenant instead"
             )));
         }
-        if kills.len() >= MOST && matches!(kill.scope, Scope::Agent { .. }) {
+        let switches = kills.iter().filter(|known| !matches!(known.scope, Scope::Delegation { .. })).count();
+        if switches >= MOST && matches!(kill.scope, Scope::Agent { .. }) {
             return Err(Failure::Invalid(format!(
                 "{MOST} kill switches are on: stop a tenant or the fleet instead"
             )));
@@ -102,7 +129,9 @@ pub(crate) async fn on(store: &Store, now: Timestamp, kill: &Kill) -> Result<(),
 fn tenant(scope: &Scope) -> Option<&str> {
     match scope {
         Scope::Fleet => None,
-        Scope::Tenant(tenant) | Scope::Agent { tenant, .. } => Some(tenant),
+        Scope::Tenant(tenant) | Scope::Agent { tenant, .. } | Scope::Delegation { tenant, .. } => {
+            Some(tenant)
+        }
     }
 }
 

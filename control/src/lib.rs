@@ -11,6 +11,7 @@ pub mod app;
 mod approvals;
 mod budgets;
 pub mod daemon;
+mod delegations;
 pub mod desired;
 mod error;
 mod feed;

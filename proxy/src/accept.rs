@@ -53,10 +53,13 @@ pub(crate) async fn accept(
                 .and_then(|value| crate::identify::basic_password(value.as_bytes()))
         })
         .or_else(|| arrival.key.clone());
-    sidecar.metrics.stripped_headers(reserved_headers(headers));
+    if arrival.inbound.is_none() {
+        sidecar.metrics.stripped_headers(reserved_headers(headers));
+    }
     match route(&exchange.policy, arrival, down) {
         Ok(route) => {
-            let doubt = path::doubtful(route.path());
+            // What comes in is not judged by its path: the agent is.
+            let doubt = path::doubtful(route.path()).filter(|_| arrival.inbound.is_none());
             exchange.route = Some(route);
             if let Some(doubt) = doubt {
                 let reason = format!("{doubt}, which servers read in different ways");
@@ -87,6 +90,9 @@ pub(crate) async fn accept(
             return Err(exchange.refuse(refusal));
         }
     };
+    if arrival.inbound.is_some() {
+        return Ok(Accepted { exchange, body: Body { decoded: raw.clone(), raw }, key });
+    }
     let decoded = match decode(&down.head().headers, &raw, max) {
         Ok(decoded) => decoded,
         Err(refusal) => return Err(exchange.refuse(refusal)),
@@ -217,6 +223,11 @@ fn route(policy: &Policy, arrival: &Arrival, down: &Down) -> Result<Route, Refus
     // What CONNECT asks for, in whatever case, and everything else that names no path: another proxy could read it so.
     if !target.starts_with('/') && target != "*" && absolute(target).is_none() {
         return Err(unjudgeable(format!("the target `{target:.80}` is neither a path nor a URL")));
+    }
+    if let Some(inbound) = &arrival.inbound {
+        let target = absolute(target).map_or(target, |(_, _, path)| path).to_owned();
+        let to = HostPort { host: inbound.to.ip().to_string(), port: inbound.to.port() };
+        return Ok(Route { to, tls: false, target, upstream: None });
     }
     if let Some(tunnel) = &arrival.tunnel {
         let target = match absolute(target) {

@@ -11,6 +11,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
+use ed25519_dalek::SigningKey;
 use parking_lot::Mutex;
 use sideguard_capture::ca::Authority;
 use sideguard_policy::ledger::Ledger;
@@ -31,6 +32,7 @@ use tokio::sync::{Notify, Semaphore, watch};
 use crate::admin::Admin;
 use crate::breaker::{Breakers, State};
 use crate::config::{self, ConfigError, Process};
+use crate::delegations::Delegations;
 use crate::engine::{self, Connector, Trust};
 use crate::feed::{self, Policy, PolicyError};
 use crate::fleet::{self, Fleet};
@@ -118,6 +120,10 @@ pub struct Sidecar {
     /// The fleet that it belongs to.
     pub(crate) fleet: Option<Fleet>,
     pub(crate) uids: Uids,
+    /// The delegations that agents work under now.
+    pub(crate) delegations: Delegations,
+    /// The key that links and the record are signed with.
+    pub(crate) key: Secret<SigningKey>,
     /// Agents that have a port of their own.
     doors: Vec<Arc<Caller>>,
     pub(crate) nameserver: NameServer,
@@ -337,6 +343,8 @@ pub async fn start(
     let opened = ports::open(&sidecar.config, ports).await.map_err(shut)?;
     let admin = ports::listen(&sidecar.config.listen.admin).await.map_err(shut)?;
     let admin_at = admin.local_addr().map_err(|error| StartError::State(error.to_string()))?;
+    let inbound = opened.doors.iter().filter(|(_, door)| door.inbound.is_some());
+    let inbound: Vec<String> = inbound.map(|(_, door)| door.at.to_string()).collect();
     let outbound_at = opened.doors.first().map(|(_, door)| door.at);
     let outbound_at = outbound_at.ok_or_else(|| StartError::State("there is no outbound port".to_owned()))?;
     let token = state::admin_token(state).map_err(StartError::State)?;
@@ -368,7 +376,7 @@ pub async fn start(
     record.code = Some("start".to_owned());
     record.policy_digest = sidecar.policy.load().set.digest().to_string();
     sidecar.note(&record);
-    state::write_ports(state, outbound_at, admin_at).map_err(StartError::State)?;
+    state::write_ports(state, outbound_at, admin_at, &inbound).map_err(StartError::State)?;
     Ok(Running { sidecar, outbound: outbound_at, admin: admin_at, tasks, accepting, shipping })
 }
 
@@ -445,6 +453,8 @@ fn assemble(
         agent,
         fleet,
         uids: Uids::new(&config),
+        delegations: Delegations::new(config.delegation.clone()),
+        key: files.key,
         doors: config
             .agents
             .iter()

@@ -17,7 +17,7 @@ use sideguard_types::time::Span;
 use sideguard_types::verdict::{Decision, Verdict};
 
 use crate::app::Sidecar;
-use crate::call::{Approved, Awaiting, Classified, Refused, Reserved, Ticket};
+use crate::call::{Approved, Awaiting, Classified, Exchange, Refused, Reserved, Ticket};
 use crate::engine::Down;
 use crate::escrow::{self, Escrow};
 use crate::fleet::{Fleet, Link};
@@ -105,7 +105,7 @@ fn ask(classified: &Classified, verdict: &Verdict, escrow: Escrow) -> Ask {
         model: item.and_then(|item| item.model.clone()),
         policy_digest: verdict.policy_digest.to_string(),
         hash: escrow.hash,
-        terms: terms(verdict),
+        terms: escalated(exchange, terms(verdict)),
         request: escrow.request,
     }
 }
@@ -121,6 +121,18 @@ fn terms(verdict: &Verdict) -> Terms {
         expires: seconds(approval.expires, EXPIRES),
         valid: seconds(approval.valid, VALID),
         cooldown: seconds(approval.cooldown, COOLDOWN),
+    }
+}
+
+/// Of work that was handed on, whoever is named by the agent that it began with says yes or no.
+fn escalated(exchange: &Exchange, terms: Terms) -> Terms {
+    let Some(caller) = &exchange.caller else { return terms };
+    let mut roots = caller.delegations.iter().filter_map(|hops| hops.first()).map(|hop| &hop.agent);
+    let root = roots.next().filter(|root| roots.all(|other| other == *root));
+    let root = root.and_then(|root| exchange.policy.set.identity_by_name(&caller.tenant, root));
+    match root.map(|root| &root.approvers).filter(|approvers| !approvers.is_empty()) {
+        Some(approvers) => Terms { approvers: approvers.clone(), ..terms },
+        None => terms,
     }
 }
 

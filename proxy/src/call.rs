@@ -18,7 +18,9 @@ use sideguard_types::time::Timestamp;
 use sideguard_types::units::{MicroUsd, Tokens};
 use sideguard_types::verdict::Verdict;
 
+use crate::delegations::Under;
 use crate::feed::Policy;
+use crate::inbound::Inbound;
 use crate::ports::Whose;
 use crate::upstreams::Upstream;
 use crate::waits::Waits;
@@ -94,11 +96,13 @@ pub(crate) struct Arrival {
     pub(crate) origin: Option<SocketAddr>,
     /// Whose it is, as far as the kernel tells.
     pub(crate) whose: Whose,
+    /// The port in front of an agent that it came by.
+    pub(crate) inbound: Option<Arc<Inbound>>,
 }
 
 impl Arrival {
     pub(crate) const fn new(from: SocketAddr, origin: Option<SocketAddr>, whose: Whose) -> Self {
-        Self { from, tunnel: None, tls: false, sni: None, key: None, origin, whose }
+        Self { from, tunnel: None, tls: false, sni: None, key: None, origin, whose, inbound: None }
     }
 }
 
@@ -177,6 +181,12 @@ pub(crate) struct Exchange {
     pub(crate) policy: Arc<Policy>,
     pub(crate) route: Option<Route>,
     pub(crate) caller: Option<Arc<Caller>>,
+    /// The job that it is made for, where that is known.
+    pub(crate) job: Option<String>,
+    /// The delegations that it is made under.
+    pub(crate) under: Option<Under>,
+    /// Id of the link by which it hands work on, or by which it came in.
+    pub(crate) link: Option<String>,
     pub(crate) form: Form,
     pub(crate) operation: Operation,
     pub(crate) batch: bool,
@@ -208,6 +218,9 @@ impl Exchange {
             policy,
             route: None,
             caller: None,
+            job: None,
+            under: None,
+            link: None,
             form: Form::Problem,
             operation: Operation::Plain,
             batch: false,
@@ -249,6 +262,8 @@ impl Exchange {
             record.agent.clone_from(&caller.agent);
             record.chain.clone_from(&caller.chain);
         }
+        record.correlation = self.under.as_ref().map(|under| under.by);
+        record.link.clone_from(&self.link);
         record.session.clone_from(&self.session);
         record.trace_id.clone_from(&self.trace_id);
         record.policy_digest = self.policy.set.digest().to_string();

@@ -91,6 +91,14 @@ pub(crate) fn classify(
         Request::Plain => vec![plain_item(sidecar, &exchange, &route, headers, &body.decoded)],
     };
     exchange.items = items;
+    if let (Some(agent), [only]) = (agent(&route), exchange.items.as_mut_slice())
+        && only.point == Point::ToolCall
+        && operation == Operation::Plain
+    {
+        // By the agent's name, wherever it listens.
+        only.point = Point::A2aCall;
+        only.class = exchange.policy.set.classifier().http(agent, &exchange.method, route.path());
+    }
     if let Some(trace) = &exchange.trace {
         trace.classified(operation, &provider, model.as_ref());
     }
@@ -106,6 +114,11 @@ fn governed(route: &Route) -> Option<(String, Dialect)> {
             .then(|| (upstream.name.clone(), dialect));
     }
     detect::provider_of_host(&route.to.host).map(|provider| (provider.name.to_owned(), provider.dialect))
+}
+
+/// The agent that a route leads to, where it leads to one.
+fn agent(route: &Route) -> Option<&str> {
+    route.upstream.as_ref()?.agent.as_deref()
 }
 
 /// Name of an MCP server: its upstream's, or its host's.

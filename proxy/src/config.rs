@@ -3,14 +3,20 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
+use sideguard_policy::chain::LONGEST;
 use sideguard_policy::source::{self, Finding, Source};
 use sideguard_runtime::environment;
 use sideguard_types::call::Caller;
 use sideguard_types::resource::{Metadata, ProxySpec};
 
+use crate::inbound::Inbound;
 use crate::roots;
 use crate::upstreams::Fill;
+
+/// The longest that a delegation may last.
+const DAY: Duration = Duration::from_secs(86_400);
 
 /// Why a configuration cannot be used.
 #[derive(Debug, thiserror::Error)]
@@ -74,7 +80,8 @@ pub fn check(spec: &ProxySpec) -> Result<(), ConfigError> {
     }
     let addresses = [Some(&spec.listen.outbound), Some(&spec.listen.admin), spec.listen.dns.as_ref()];
     let own = spec.agents.iter().filter_map(|bound| bound.listen.as_ref());
-    for address in addresses.into_iter().flatten().chain(own) {
+    let inbound = spec.listen.inbound.iter().map(|inbound| &inbound.listen);
+    for address in addresses.into_iter().flatten().chain(own).chain(inbound) {
         let port = address.rsplit_once(':').filter(|(host, _)| !host.is_empty());
         if port.is_none_or(|(_, port)| port.parse::<u16>().is_err()) {
             return bad(&format!(
@@ -92,6 +99,7 @@ pub fn check(spec: &ProxySpec) -> Result<(), ConfigError> {
             }
         }
     }
+    delegation(spec)?;
     if spec.control.as_ref().is_some_and(|control| control.addresses().is_empty()) {
         return bad(
             "`control.url` is missing: write it as `http://127.0.0.1:4760`, several with commas between",
@@ -102,6 +110,46 @@ pub fn check(spec: &ProxySpec) -> Result<(), ConfigError> {
     }
     if spec.limits.max_body.0 == 0 || spec.limits.max_headers.0 < 1024 || spec.limits.max_connections == 0 {
         return bad("`limits`: maxBody and maxConnections must be above zero, maxHeaders at least 1KiB");
+    }
+    Ok(())
+}
+
+/// The ports in front of agents: the address of each, and what stands behind it.
+pub(crate) fn inbound(
+    spec: &ProxySpec,
+) -> impl Iterator<Item = Result<(String, Inbound), (String, std::io::Error)>> {
+    spec.listen.inbound.iter().map(|one| {
+        let wrong = |what: &str| (one.listen.clone(), std::io::Error::other(what.to_owned()));
+        let agents = spec.agent.iter().chain(spec.agents.iter().map(|bound| &bound.agent));
+        let named = |agent: &&Metadata| one.agent.as_ref().is_none_or(|name| *name == agent.name);
+        let agent = agents.into_iter().find(named).ok_or_else(|| wrong("no such agent"))?;
+        let to = one.to.parse().map_err(|_| wrong("`to` is not an address and port"))?;
+        Ok((one.listen.clone(), Inbound { agent: caller(agent), to, require: one.require }))
+    })
+}
+
+/// Checks how work is handed on and taken.
+fn delegation(spec: &ProxySpec) -> Result<(), ConfigError> {
+    let bad = |what: String| Err(ConfigError::Value(what));
+    let rules = &spec.delegation;
+    if rules.life.0.is_zero() || rules.life.0 > DAY || rules.grace.0 > DAY {
+        return bad(
+            "`delegation`: life must be longer than nothing, and life and grace at most a day".to_owned()
+        );
+    }
+    if rules.depth == 0 || usize::try_from(rules.depth).is_ok_and(|depth| depth > LONGEST) {
+        return bad(format!("`delegation.depth` must be between 1 and {LONGEST}"));
+    }
+    for (one, checked) in spec.listen.inbound.iter().zip(inbound(spec)) {
+        if let Err((_, what)) = checked {
+            let agent = one.agent.as_deref().unwrap_or("`agent` of the configuration");
+            return bad(format!("`listen.inbound`: `{}` to `{}` for {agent}: {what}", one.listen, one.to));
+        }
+    }
+    if !spec.listen.inbound.is_empty() && spec.control.is_none() {
+        return bad(
+            "`listen.inbound` needs `control`: chains of delegation are checked by control's key".to_owned()
+        );
     }
     Ok(())
 }

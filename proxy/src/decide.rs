@@ -176,12 +176,9 @@ fn before(
     if let Some(refusal) = sidecar.fleet.as_ref().and_then(|fleet| fleet.stops(caller, item.class.verb)) {
         return Err(refusal);
     }
-    if let Some(identity) = exchange.policy.set.identity_by_name(&caller.tenant, &caller.agent)
-        && let Err(reason) = identity.scope(&exchange.call(caller, item, body))
-    {
-        return Err(Refusal::new(Code::ScopeDenied, format!("agent/{}", caller.agent), reason));
-    }
-    Ok(())
+    let call = exchange.call(caller, item, body);
+    let scope = exchange.policy.set.scope(&call, exchange.at);
+    scope.map_err(|out| Refusal::new(Code::ScopeDenied, out.rule, out.reason))
 }
 
 /// The grant, when the rate that it allows is kept to.

@@ -10,6 +10,7 @@
 mod follow;
 mod kept;
 mod link;
+mod passport;
 mod taking;
 
 use std::collections::HashSet;
@@ -26,7 +27,7 @@ use sideguard_runtime::clock::{self, Stopwatch};
 use sideguard_runtime::secret::Secret;
 use sideguard_types::call::{Caller, Verb};
 use sideguard_types::control::feed::{Beat, Has};
-use sideguard_types::control::{Enrolled, Kills, Lately, Refused, Report, Signed};
+use sideguard_types::control::{Enrolled, Kills, Lately, Refused, Report, Scope, Signed};
 use sideguard_types::refusal::{Code, Refusal};
 use sideguard_types::resource::{Control, Spec};
 use sideguard_types::time::Timestamp;
@@ -42,6 +43,8 @@ const HOLDS: usize = 128;
 
 /// Most breakers that a report names.
 const BREAKERS: usize = 100;
+/// Most open delegations that a report names.
+const DELEGATIONS: usize = 200;
 /// Bytes of chance in a nonce.
 const NONCE: usize = 16;
 /// The shortest time that rates are taken over.
@@ -64,6 +67,8 @@ pub(crate) struct Fleet {
     kills: watch::Sender<Kills>,
     /// When control was heard of last; none in this process's life at first.
     heard: Mutex<Heard>,
+    /// What delegation needs of control.
+    passports: passport::Passports,
     /// The tenant that it is enrolled for.
     tenant: ArcSwap<String>,
     recent: Mutex<Recent>,
@@ -162,6 +167,7 @@ impl Fleet {
             refused: Mutex::new(None),
             kills: watch::Sender::default(),
             heard: Mutex::new(Heard { before: Timestamp(0), since: None, kept: None }),
+            passports: passport::Passports::default(),
             tenant: ArcSwap::default(),
             recent: Mutex::default(),
             kept: AtomicBool::new(true),
@@ -174,6 +180,7 @@ impl Fleet {
         };
         if let Some(identity) = kept::identity(state)? {
             fleet.tenant.store(Arc::new(identity.tenant.clone()));
+            fleet.passports.trust(&identity);
             if let Some(last) = kept::generation(state, &identity)? {
                 fleet.sources.store(Arc::new(taking::sources(&last)));
                 fleet.in_force(&last);
@@ -228,9 +235,13 @@ impl Fleet {
 
     /// Why calls of an agent may not go on now, if so.
     pub(crate) fn stops(&self, caller: &Caller, verb: Verb) -> Option<Refusal> {
-        if let Some(scope) =
-            self.kills.borrow().scopes.iter().find(|scope| scope.holds(&caller.tenant, &caller.agent))
-        {
+        if let Some(scope) = self.kills.borrow().scopes.iter().find(|scope| scope.stops(caller)) {
+            if let Scope::Delegation { id, .. } = scope {
+                let chain: Vec<&str> =
+                    caller.chain.iter().chain([&caller.agent]).map(String::as_str).collect();
+                let reason = format!("{}: link `{id}` is revoked", chain.join(" → "));
+                return Some(Refusal::new(Code::ScopeDenied, format!("delegation/{id}"), reason));
+            }
             return Some(Refusal::new(
                 Code::Killed,
                 "kill",
@@ -258,8 +269,7 @@ impl Fleet {
 
     /// Waits until the kill switch of a scope that the caller is in is on.
     pub(crate) async fn until_stopped(&self, caller: &Caller) {
-        let stops =
-            |kills: &Kills| kills.scopes.iter().any(|scope| scope.holds(&caller.tenant, &caller.agent));
+        let stops = |kills: &Kills| kills.scopes.iter().any(|scope| scope.stops(caller));
         // It ends with the sidecar, which outlives whoever waits.
         let _ = self.kills.subscribe().wait_for(stops).await;
     }
@@ -392,6 +402,7 @@ fn report(sidecar: &Sidecar, fleet: &Fleet) -> Report {
         cost: counts.cost,
         lately,
         breakers: sidecar.unhealthy_breakers().into_iter().take(BREAKERS).collect(),
+        delegations: sidecar.delegations.newest(DELEGATIONS),
         nonce: sideguard_runtime::id::token(NONCE),
     }
 }

@@ -12,11 +12,17 @@ use crate::decide::Withheld;
 use crate::engine::Down;
 use crate::forward::Unsent;
 use crate::observe::End;
-use crate::{accept, approve, audit, classify, decide, forward, identify, observe, reserve, respond};
+use crate::{
+    accept, approve, audit, classify, decide, forward, identify, inbound, observe, reserve, respond,
+};
 
 /// Serves one exchange. Returns the agent's side when its connection may go on.
 pub(crate) async fn serve(sidecar: &Arc<Sidecar>, arrival: &Arrival, mut down: Down) -> Option<Down> {
-    match pass(sidecar, arrival, &mut down).await {
+    let passed = match &arrival.inbound {
+        Some(inbound) => Box::pin(inbound::pass(sidecar, inbound, arrival, &mut down)).await,
+        None => pass(sidecar, arrival, &mut down).await,
+    };
+    match passed {
         Ok(End::Whole) => Some(down),
         Ok(End::Broken) | Err(Unsent::Gone) => {
             down.break_off().await;
@@ -51,7 +57,13 @@ async fn pass(sidecar: &Arc<Sidecar>, arrival: &Arrival, down: &mut Down) -> Res
 /// Answers what is not HTTP, and records that.
 pub(crate) async fn malformed(sidecar: &Sidecar, arrival: &Arrival, down: &mut Down) {
     let mut exchange = Exchange::new(sidecar.policy.load_full(), "");
-    exchange.caller = identify::caller(sidecar, &exchange.policy, &arrival.whose, arrival.key.as_ref()).ok();
+    match &arrival.inbound {
+        Some(inbound) => exchange.caller = Some(Arc::clone(&inbound.agent)),
+        // Whoever is not known stays so.
+        None => {
+            let _ = identify::know(sidecar, &mut exchange, &arrival.whose, arrival.key.as_ref());
+        }
+    }
     let refusal = Refusal::new(Code::Malformed, "http", "the request is not valid HTTP");
     respond::refuse_unread(sidecar, down, exchange.refuse(refusal)).await;
 }

@@ -21,6 +21,7 @@ use sideguard_types::verdict::Decision;
 use crate::app::Sidecar;
 use crate::breaker::Event;
 use crate::call::{Exchange, ModelFacts, Refused, Reserved, Route};
+use crate::delegate;
 use crate::engine::{Destination, Down, Fault, Head, Outgoing, Up};
 use crate::reserve::{self, Held};
 use crate::upstreams::CREDENTIAL_HEADERS;
@@ -127,6 +128,9 @@ pub(crate) async fn forward<'s>(
         }
     };
     up.count(&exchange.waits);
+    if let Some(handed) = &mut held.handed {
+        handed.hear(sidecar, &head.parts().headers);
+    }
     let first = grants.first();
     let decision =
         first.map_or(("allow", "default".into()), |grant| (carried_out(grant), grant.rule.clone()));
@@ -142,14 +146,15 @@ fn carried_out(grant: &Grant) -> &'static str {
     if grant.decision == Decision::RequireApproval { "allow" } else { grant.decision.as_str() }
 }
 
-enum Attempt<'s> {
+/// What came of an attempt.
+pub(crate) enum Attempt<'s> {
     Answered(Box<(Up<'s>, Head)>),
     Gone,
 }
 
 /// Connects, sends and waits for the head. Tried a second time only where nothing can have been taken in. The second
 /// value of an error is whether anything may have left.
-async fn attempt<'s>(
+pub(crate) async fn attempt<'s>(
     sidecar: &'s Sidecar,
     to: &Destination,
     out: &Outgoing,
@@ -343,7 +348,11 @@ fn outgoing(
     if let Some(trace) = &reserved.exchange.trace {
         trace.headers(&mut remove, &mut set);
     }
-    let once = reserved.exchange.approval.is_some();
+    if let Some(handed) = &reserved.held.handed {
+        set.push((delegate::chain_header(), handed.header.clone()));
+    }
+    // A grant and a link are good for one sending.
+    let once = reserved.exchange.approval.is_some() || reserved.held.handed.is_some();
     Ok(Outgoing { target: route.target.clone(), remove, set, body, upgrade: down.wants_upgrade(), once })
 }
 

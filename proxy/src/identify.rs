@@ -10,24 +10,38 @@ use sideguard_types::call::Caller;
 use sideguard_types::refusal::{Code, Refusal};
 
 use crate::app::Sidecar;
-use crate::call::{Accepted, Identified, Refused};
+use crate::call::{Accepted, Exchange, Identified, Refused};
 use crate::feed::Policy;
 use crate::ports::Whose;
 
 /// Finds the agent.
 pub(crate) fn identify(sidecar: &Sidecar, whose: &Whose, accepted: Accepted) -> Result<Identified, Refused> {
     let Accepted { mut exchange, body, key } = accepted;
-    match caller(sidecar, &exchange.policy, whose, key.as_ref()) {
-        Ok(caller) => {
-            exchange.caller = Some(caller);
-            Ok(Identified { exchange, body })
-        }
+    match know(sidecar, &mut exchange, whose, key.as_ref()) {
+        Ok(()) => Ok(Identified { exchange, body }),
         Err(refusal) => Err(exchange.refuse(refusal)),
     }
 }
 
+/// Notes the agent whose exchange it is, and the delegations that it works under.
+pub(crate) fn know(
+    sidecar: &Sidecar,
+    exchange: &mut Exchange,
+    whose: &Whose,
+    key: Option<&Secret<String>>,
+) -> Result<(), Refusal> {
+    let caller = caller(sidecar, &exchange.policy, whose, key)?;
+    exchange.under =
+        sidecar.delegations.of(&caller.agent, exchange.job.as_deref(), exchange.trace_id.as_deref());
+    exchange.caller = Some(match &exchange.under {
+        Some(under) => Arc::new(under.place(&caller)),
+        None => caller,
+    });
+    Ok(())
+}
+
 /// The agent that the kernel tells; else the one that `key` belongs to; without a key, the configured one.
-pub(crate) fn caller(
+fn caller(
     sidecar: &Sidecar,
     policy: &Policy,
     whose: &Whose,

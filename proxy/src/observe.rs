@@ -10,6 +10,8 @@ mod relay;
 mod settle;
 mod upgrade;
 
+pub(crate) use relay::parts;
+
 use std::sync::Arc;
 
 use http::{HeaderName, HeaderValue, StatusCode, header};

@@ -6,10 +6,12 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use sideguard_dialects::request::{self, Request};
+use sideguard_policy::chain::Want;
 use sideguard_policy::ledger::{Exhausted, Ledger, Reservation, Room, Subject};
 use sideguard_runtime::clock;
 use sideguard_types::audit::{Amounts, Phase, Record, Spend};
 use sideguard_types::call::Caller;
+use sideguard_types::delegation::Allowance;
 use sideguard_types::refusal::{Code, Refusal};
 use sideguard_types::resource::Unit;
 use sideguard_types::time::Timestamp;
@@ -18,6 +20,8 @@ use sideguard_types::units::{MicroUsd, Tokens};
 use crate::app::Sidecar;
 use crate::breaker::{Answer, Event};
 use crate::call::{Cleared, Exchange, ModelFacts, Refused, Reserved};
+use crate::delegate::{self, Handed};
+use crate::delegations::Drawn;
 
 /// Output cap put in where the request has none and the model's own is not known.
 const DEFAULT_CAP: u64 = 16_384;
@@ -34,7 +38,7 @@ const SETTLING: Duration = Duration::from_millis(100);
 
 /// Holds the call's upper bound.
 pub(crate) async fn reserve(sidecar: &Arc<Sidecar>, cleared: Cleared) -> Result<Reserved, Refused> {
-    let Cleared { exchange, body, model, grants, ticket } = cleared;
+    let Cleared { mut exchange, body, model, grants, ticket } = cleared;
     if let Err(refusal) = runaway(sidecar, &exchange) {
         return Err(exchange.refuse(refusal));
     }
@@ -56,7 +60,15 @@ pub(crate) async fn reserve(sidecar: &Arc<Sidecar>, cleared: Cleared) -> Result<
         held => held,
     };
     match held {
-        Ok((held, cap)) => {
+        Ok((mut held, cap)) => {
+            match delegate::hand(sidecar, &exchange, &caller, held.allowed) {
+                Ok(handed) => held.handed = handed,
+                Err(refusal) => {
+                    held.release();
+                    return Err(exchange.refuse(refusal));
+                }
+            }
+            exchange.link = held.handed.as_ref().map(|handed| handed.id().to_owned());
             // Asked last: what passes a tripped breaker as its probe must reach the upstream.
             if let Err(refusal) = upstream_ready(sidecar, &exchange) {
                 held.release();
@@ -204,13 +216,18 @@ fn hold(
     let who = subject(caller, exchange.session.as_deref(), model.map(|facts| facts.model.as_str()));
     let mut ledger = sidecar.ledger.lock();
     ledger.advance(sidecar.leases.elapsed());
-    let room = ledger.room(&who, exchange.at);
+    let room = delegate::narrowed(ledger.room(&who, exchange.at), exchange);
     let Some(facts) = model else {
-        let reservation = taken(sidecar, &mut ledger, &who, Amounts::default(), exchange.at)?;
-        let mut held = Held::new(sidecar, caller, exchange, None, reservation, Amounts::default());
+        let allowed = delegate::wish(sidecar, exchange, &room);
+        let want = allowed.map(delegate::amounts).unwrap_or_default();
+        let deputy = delegate::deputy(exchange, caller);
+        let deputy = deputy.as_ref().map(|deputy| subject(deputy, None, None));
+        let reservation = taken(sidecar, &mut ledger, (&who, deputy.as_ref()), want, exchange.at)?;
+        let mut held = Held::new(sidecar, caller, exchange, None, reservation, want);
+        held.allowed = allowed.unwrap_or_default();
         // Each tool call of a batch is a call.
         for _ in 1..exchange.items.iter().filter(|item| item.tool.is_some()).count() {
-            match taken(sidecar, &mut ledger, &who, Amounts::default(), exchange.at) {
+            match taken(sidecar, &mut ledger, (&who, None), Amounts::default(), exchange.at) {
                 Ok(reservation) => held.more.push(reservation),
                 Err(out) => {
                     held.give_back(&mut ledger);
@@ -218,7 +235,8 @@ fn hold(
                 }
             }
         }
-        return Ok((held, None));
+        drop(ledger);
+        return held.draw(exchange, Amounts::default()).map(|held| (held, None));
     };
     let bound = bound(sidecar, facts, constrained, &room, facts.input);
     let bound = match bound {
@@ -228,7 +246,7 @@ fn hold(
             let count = || self::counted(exchange, body).unwrap_or(facts.input).min(facts.input);
             let input = *counted.get_or_insert_with(count);
             ledger = sidecar.ledger.lock();
-            let room = ledger.room(&who, exchange.at);
+            let room = delegate::narrowed(ledger.room(&who, exchange.at), exchange);
             self::bound(sidecar, facts, constrained, &room, input).unwrap_or(Bound {
                 input,
                 output: Tokens(SMALLEST),
@@ -239,20 +257,24 @@ fn hold(
     };
     let usd = sidecar.prices.of(&facts.model).bound(bound.input, bound.output.times(facts.choices));
     let want = Amounts { input: bound.input.0, output: bound.output.times(facts.choices).0, usd };
-    let reservation = taken(sidecar, &mut ledger, &who, want, exchange.at)?;
+    let reservation = taken(sidecar, &mut ledger, (&who, None), want, exchange.at)?;
     drop(ledger);
-    Ok((Held::new(sidecar, caller, exchange, Some(facts.model.clone()), reservation, want), bound.cap))
+    let held = Held::new(sidecar, caller, exchange, Some(facts.model.clone()), reservation, want);
+    held.draw(exchange, want).map(|held| (held, bound.cap))
 }
 
 /// Reserves, and lets control be asked for more where leases have too little or soon will.
 fn taken(
     sidecar: &Sidecar,
     ledger: &mut Ledger,
-    who: &Subject<'_>,
+    (who, deputy): (&Subject<'_>, Option<&Subject<'_>>),
     want: Amounts,
     at: Timestamp,
 ) -> Result<Reservation, Box<Exhausted>> {
-    let reserved = ledger.reserve(who, want, at);
+    let reserved = match deputy {
+        Some(deputy) => ledger.reserve_for(who, deputy, want, at),
+        None => ledger.reserve(who, want, at),
+    };
     match &reserved {
         Ok(reservation) if reservation.thirsty() => sidecar.leases.need(who, None),
         Err(out) if out.leased => sidecar.leases.need(who, Some(want)),
@@ -386,6 +408,12 @@ pub(crate) struct Held {
     /// The reservations of a batch's further calls.
     more: Vec<Reservation>,
     pub(crate) reserved: Amounts,
+    /// What it holds of the budgets of the delegations that it is made under.
+    drawn: Vec<Drawn>,
+    /// What work that it hands on may use.
+    allowed: Allowance,
+    /// Work that it hands on.
+    pub(crate) handed: Option<Handed>,
     /// Id of the call once it may have taken effect: then a loss is recorded.
     dispatched: Option<String>,
 }
@@ -407,7 +435,27 @@ impl Held {
             reservation: Some(reservation),
             more: Vec::new(),
             reserved,
+            drawn: Vec::new(),
+            allowed: Allowance::default(),
+            handed: None,
             dispatched: None,
+        }
+    }
+
+    /// Takes its part out of the budgets of the delegations that the call is made under.
+    fn draw(mut self, exchange: &Exchange, want: Amounts) -> Result<Self, Box<Exhausted>> {
+        let Some(under) = &exchange.under else { return Ok(self) };
+        let calls = u64::try_from(self.more.len()).unwrap_or(u64::MAX).saturating_add(1);
+        let want = Want { tokens: want.input.saturating_add(want.output), usd: want.usd, calls };
+        match under.draw(want) {
+            Ok(drawn) => {
+                self.drawn = drawn;
+                Ok(self)
+            }
+            Err((link, unit)) => {
+                self.release();
+                Err(Box::new(delegate::beyond(&link, unit, &under.left(), want)))
+            }
         }
     }
 
@@ -425,6 +473,9 @@ impl Held {
     /// Charges what was used and gives the rest back.
     pub(crate) fn settle(mut self, used: Amounts) -> Option<Spend> {
         self.dispatched = None;
+        // Of work that was handed on, the sidecar knows that it was handed to.
+        let handed = self.handed.as_ref().filter(|handed| self.model.is_none() && handed.is_bounded());
+        let used = handed.map_or(used, Handed::used);
         self.charge(used);
         let anything = self.reserved != Amounts::default() || used != Amounts::default();
         anything.then_some(Spend { reserved: Some(self.reserved), settled: Some(used) })
@@ -440,6 +491,8 @@ impl Held {
     /// As [`release`](Self::release), without a word to who waits for room.
     fn give_back(&mut self, ledger: &mut Ledger) {
         self.dispatched = None;
+        self.drawn.drain(..).for_each(|drawn| drawn.settle(Want::default()));
+        self.handed.take().into_iter().for_each(Handed::cancel);
         self.reservation.take().into_iter().chain(self.more.drain(..)).for_each(|one| ledger.cancel(one));
     }
 
@@ -451,6 +504,12 @@ impl Held {
     fn charge(&mut self, used: Amounts) {
         if let Some(reservation) = self.reservation.take() {
             let now = clock::now();
+            let calls = u64::try_from(self.more.len()).unwrap_or(u64::MAX).saturating_add(1);
+            // What was handed on has an account of its own.
+            let own = if self.handed.is_some() && self.model.is_none() { Amounts::default() } else { used };
+            let drawn = Want { tokens: own.input.saturating_add(own.output), usd: own.usd, calls };
+            self.drawn.drain(..).for_each(|one| one.settle(drawn));
+            self.handed.take().into_iter().for_each(Handed::settle);
             let mut ledger = self.sidecar.ledger.lock();
             ledger.settle(reservation, used, now);
             self.more.drain(..).for_each(|one| ledger.settle(one, Amounts::default(), now));

@@ -43,12 +43,9 @@ pub(crate) async fn plan(sidecar: &Sidecar, arrival: &Arrival) -> Plan {
     let mut exchange = Exchange::new(policy, "CONNECT");
     exchange.route = Some(Route { target: String::new(), tls: to.port == 443, upstream: None, to });
     // Whoever is not known is told so here, where clients expect it (RFC 9110, section 11.7).
-    match identify::caller(sidecar, &exchange.policy, &arrival.whose, arrival.key.as_ref()) {
-        Ok(caller) => exchange.caller = Some(caller),
-        Err(mut refusal) => {
-            refusal.status = 407;
-            return refuse(sidecar, exchange.refuse(refusal));
-        }
+    if let Err(mut refusal) = identify::know(sidecar, &mut exchange, &arrival.whose, arrival.key.as_ref()) {
+        refusal.status = 407;
+        return refuse(sidecar, exchange.refuse(refusal));
     }
     let host = exchange.route.as_ref().map_or("", |route| route.to.host.as_str());
     if sidecar.opens(host) {
@@ -79,9 +76,8 @@ pub(crate) async fn redirected(
     let mut exchange =
         Exchange::new(sidecar.policy.load_full(), if inside == Inside::Raw { "TCP" } else { "TLS" });
     exchange.route = Some(Route { target: String::new(), tls: inside == Inside::Closed, upstream: None, to });
-    match identify::caller(sidecar, &exchange.policy, &arrival.whose, None) {
-        Ok(caller) => exchange.caller = Some(caller),
-        Err(refusal) => return Err(exchange.refuse(refusal)),
+    if let Err(refusal) = identify::know(sidecar, &mut exchange, &arrival.whose, None) {
+        return Err(exchange.refuse(refusal));
     }
     pass(sidecar, exchange, inside).await
 }
@@ -106,7 +102,8 @@ pub(crate) fn unjudgeable(
     reason: impl Into<String>,
 ) -> Refused {
     let mut exchange = Exchange::new(sidecar.policy.load_full(), what);
-    exchange.caller = identify::caller(sidecar, &exchange.policy, &arrival.whose, arrival.key.as_ref()).ok();
+    // Whoever is not known stays so.
+    let _ = identify::know(sidecar, &mut exchange, &arrival.whose, arrival.key.as_ref());
     exchange.route = Some(Route { target: String::new(), tls: what == "TLS", upstream: None, to });
     exchange.items.push(connect_item(&exchange, Inside::Closed));
     exchange.refuse(Refusal::new(Code::Unjudgeable, "connection", reason))
@@ -302,7 +299,8 @@ async fn copy(
 /// The reply to a CONNECT, or to what stands in its place, that is not valid HTTP.
 pub(crate) fn malformed(sidecar: &Sidecar, arrival: &Arrival, method: &str, refusal: Refusal) -> Bytes {
     let mut exchange = Exchange::new(sidecar.policy.load_full(), method);
-    exchange.caller = identify::caller(sidecar, &exchange.policy, &arrival.whose, None).ok();
+    // Whoever is not known stays so.
+    let _ = identify::know(sidecar, &mut exchange, &arrival.whose, None);
     reply(sidecar, exchange.refuse(refusal))
 }
 

@@ -107,6 +107,8 @@ pub(crate) struct Upstream {
     pub(crate) breaker: Option<BreakerSpec>,
     /// Whether a streamed chat is made to report usage.
     pub(crate) stream_usage: StreamUsage,
+    /// The agent that it is, behind a sidecar's inbound port.
+    pub(crate) agent: Option<String>,
     /// Whether its address is the operator's word or its own nature, so that it need not be a public one.
     pub(crate) written: bool,
 }
@@ -224,6 +226,7 @@ fn built_in_upstream(built_in: &BuiltIn, fill: &dyn Fill) -> Option<Upstream> {
         credential,
         breaker: None,
         stream_usage: stream_usage(built_in.name),
+        agent: None,
         written,
     })
 }
@@ -255,7 +258,16 @@ fn written_upstream(
     let credential = credential.or_else(|| same_host.and_then(|upstream| upstream.credential.clone()));
     let breaker = spec.breaker.clone();
     let stream_usage = spec.stream_usage.unwrap_or_else(|| stream_usage(name));
-    Ok(Upstream { name: name.to_owned(), base, dialect, credential, breaker, stream_usage, written: true })
+    Ok(Upstream {
+        name: name.to_owned(),
+        base,
+        dialect,
+        credential,
+        breaker,
+        stream_usage,
+        agent: spec.agent.clone(),
+        written: true,
+    })
 }
 
 #[cfg(test)]
@@ -284,6 +296,7 @@ mod tests {
             credential: None,
             breaker: None,
             stream_usage: None,
+            agent: None,
         };
         let upstreams = Upstreams::new([("openai", &spec)].into_iter(), &Canary).expect("valid upstreams");
         let moved = upstreams.named("openai").expect("the upstream");
@@ -302,6 +315,7 @@ mod tests {
             credential: None,
             breaker: None,
             stream_usage: None,
+            agent: None,
         };
         let (mail, admin, deep) = (spec("/mail"), spec("/admin/"), spec("/mail/deep"));
         let given = [("deep", &deep), ("admin", &admin), ("mail", &mail)];

@@ -234,14 +234,28 @@ impl Service {
     /// # Panics
     /// When it does not start.
     pub async fn sidecar_at(&self, url: &str, keys: &str, agent: &str, spec: &str) -> Sidecar {
+        Sidecar::fleet(&self.joining(url, keys, agent, spec).await)
+    }
+
+    /// As [`sidecar`](Self::sidecar), with a port in front of its agent, which listens at `to`; further keys may follow the
+    /// address.
+    ///
+    /// # Panics
+    /// When it does not start.
+    pub async fn deputy(&self, agent: &str, to: &str, spec: &str) -> Sidecar {
+        let listen = format!(", inbound: [{{listen: \"127.0.0.1:0\", to: \"{to}\"}}]");
+        Sidecar::listening(&listen, &self.joining(&self.url, "", agent, spec).await)
+    }
+
+    async fn joining(&self, url: &str, keys: &str, agent: &str, spec: &str) -> String {
         let (tenant, name) = agent.split_once('/').unwrap_or(("default", agent));
         let token = self.out(&["token", "--tenant", tenant]).await;
         let file = self.dir.path().join(format!("{}.token", sideguard_runtime::id::token(8)));
         std::fs::write(&file, token).expect("a file");
-        Sidecar::fleet(&format!(
+        format!(
             "  agent: {{name: {name}, tenant: {tenant}}}\n  control: {{url: \"{url}\", token: {{file: \"{}\"}}{keys}}}\n{spec}",
             file.display()
-        ))
+        )
     }
 
     /// What the service knows of a sidecar's standing, once it is `wanted` for all of its sidecars.

@@ -78,10 +78,16 @@ impl Sidecar {
     /// Starts one without policy files, whose policy comes from control.
     #[must_use]
     pub fn fleet(spec: &str) -> Self {
+        Self::listening("", spec)
+    }
+
+    /// As [`fleet`](Self::fleet), with further keys of `listen`, such as `, inbound: […]`.
+    #[must_use]
+    pub fn listening(listen: &str, spec: &str) -> Self {
         let dir = tempfile::tempdir().expect("a directory");
         let config = format!(
             "apiVersion: sideguard.dev/v1\nkind: Proxy\nmetadata: {{name: test}}\nspec:\n  \
-             listen: {{outbound: \"127.0.0.1:0\", admin: \"127.0.0.1:0\"}}\n  \
+             listen: {{outbound: \"127.0.0.1:0\", admin: \"127.0.0.1:0\"{listen}}}\n  \
              private: [\"127.0.0.0/8\", \"::1\"]\n{spec}"
         );
         write(&dir.path().join("proxy.yaml"), &config);
@@ -156,6 +162,17 @@ impl Sidecar {
     #[must_use]
     pub const fn outbound(&self) -> SocketAddr {
         self.outbound
+    }
+
+    /// The port in front of its agent.
+    ///
+    /// # Panics
+    /// When there is none.
+    #[must_use]
+    pub fn inbound(&self) -> SocketAddr {
+        let text = fs::read_to_string(self.state().join("ports.json")).expect("the ports");
+        let ports: Value = serde_json::from_str(&text).expect("JSON");
+        ports["inbound"].as_str().expect("an inbound port").parse().expect("an address")
     }
 
     /// The admin port.

@@ -9,6 +9,7 @@ mod central_record;
 mod client;
 mod connections;
 mod control_tls;
+mod delegation;
 mod delivery;
 mod disguises;
 mod escapes;

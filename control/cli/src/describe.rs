@@ -76,6 +76,13 @@ async fn describe(arguments: &Arguments) -> Outcome {
                     .ok_or_else(missing)?,
             )
         }
+        Kind::Delegation => {
+            let which = Which { name: Some(name.clone()), ..Which::default() };
+            let found = rows::rows(&client, *kind, &which).await?;
+            let row = found.first().ok_or_else(missing)?;
+            let (head, _) = rows::head(*kind);
+            pairs(&head.iter().copied().zip(row.cells.iter().cloned()).collect::<Vec<_>>())
+        }
         _ => {
             let asked = Name { tenant: tenant.clone(), kind: kind.as_str().to_owned(), name: name.clone() };
             let found = client.object(&asked).await;

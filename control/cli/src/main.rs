@@ -7,6 +7,7 @@ mod budget;
 mod capture;
 mod cni;
 mod control;
+mod delegation;
 mod delete;
 mod describe;
 mod diff;
@@ -99,6 +100,9 @@ enum Verb {
     Kill(kill::Kill),
     /// Lets a scope go on that was killed.
     Unkill(kill::Unkill),
+    /// Lists work that agents have handed to each other, and ends it.
+    #[command(subcommand)]
+    Delegation(delegation::Verb),
     /// Makes, lists and takes back keys of people.
     #[command(subcommand)]
     Key(key::Verb),
@@ -160,6 +164,7 @@ fn main() -> ExitCode {
         Verb::Budget(arguments) => in_runtime(|| budget::run(arguments)),
         Verb::Kill(arguments) => in_runtime(|| kill::kill(arguments)),
         Verb::Unkill(arguments) => in_runtime(|| kill::unkill(arguments)),
+        Verb::Delegation(verb) => in_runtime(|| delegation::run(verb)),
         Verb::Key(verb) => in_runtime(|| key::run(verb)),
         Verb::Approvals(arguments) => in_runtime(|| approvals::list(arguments)),
         Verb::Approve(arguments) => in_runtime(|| approvals::approve(arguments)),
@@ -226,6 +231,8 @@ mod tests {
             "token --agent researcher --for 10m",
             "key create alice --role approver --tenant acme --for 30d",
             "key revoke 0123456789abcdef",
+            "delegation list --tenant acme -o json",
+            "delegation revoke 01a2b3c4d5e6f708192a3b4c --tenant acme --reason because",
             "approvals -w --status all",
             "approvals 01a2b3c4d5e6f708192a3b4c -o json",
             "approve 01a2b3c4d5e6f708192a3b4c --reason because",

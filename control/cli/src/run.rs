@@ -292,7 +292,7 @@ fn specification(arguments: &Arguments, agent: String) -> Result<(ProxySpec, Vec
     let local = arguments.local.iter().map(|port| format!("127.0.0.1:{port}"));
     let spec = ProxySpec {
         agent: Some(Metadata { name: agent, tenant: arguments.tenant.clone(), ..Metadata::default() }),
-        listen: Listen { outbound: any.clone(), admin: any, dns: None },
+        listen: Listen { outbound: any.clone(), admin: any, dns: None, inbound: Vec::new() },
         // Read once, before the command exists: what it writes to these files later is not policy.
         policies: Vec::new(),
         tls: Tls { no_sni: arguments.no_sni.into(), ..Tls::default() },

@@ -125,7 +125,12 @@ async fn up(arguments: Arguments, state: &Path) -> anyhow::Result<()> {
     };
     let proxy = ProxySpec {
         agent: Some(Metadata { name: "local".to_owned(), ..Metadata::default() }),
-        listen: Listen { outbound: arguments.outbound, admin: arguments.admin, dns: None },
+        listen: Listen {
+            outbound: arguments.outbound,
+            admin: arguments.admin,
+            dns: None,
+            inbound: Vec::new(),
+        },
         control: Some(join::enrolment(&client, &control.url(), state, None, None).await?),
         hosts: arguments.resolve.iter().map(resolve).collect::<anyhow::Result<_>>()?,
         private: arguments.private,

@@ -11,6 +11,7 @@ use sideguard_types::control::{
     Applied, Apply, Enrol, Enrolled, Feed, Generation, Kill, Name, Object, Page, Report, Scope, Sidecar,
     Token, TokenRequest, budgets,
 };
+use sideguard_types::delegation::{Passport, PassportRequest, Revoke};
 
 use crate::feed::has_values;
 use crate::query::{escaped, with_query};
@@ -171,6 +172,22 @@ impl Client {
     /// As every call: [`ClientError`].
     pub async fn enrol(&self, enrol: &Enrol) -> Result<Enrolled, ClientError> {
         self.ask(Ask::post("/v1/enrol", &json(enrol)?)).await
+    }
+
+    /// `POST /v1/passports`: a sidecar's passport, for the links that it signs.
+    ///
+    /// # Errors
+    /// As every call: [`ClientError`].
+    pub async fn passport(&self, request: &PassportRequest) -> Result<Passport, ClientError> {
+        self.ask(Ask::post("/v1/passports", &json(request)?)).await
+    }
+
+    /// `POST /v1/delegations/revoke`: ends a link and all that was handed on under it.
+    ///
+    /// # Errors
+    /// As every call: [`ClientError`].
+    pub async fn revoke_delegation(&self, revoke: &Revoke) -> Result<Kill, ClientError> {
+        self.ask(Ask::post("/v1/delegations/revoke", &json(revoke)?)).await
     }
 
     /// `GET /v1/feed`: what is newer than what a sidecar has. The service answers when there is something, or within 30 s.

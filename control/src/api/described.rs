@@ -14,6 +14,7 @@ use sideguard_types::control::{
     Applied, Apply, Change, Enrol, Enrolled, Feed, Generation, Kill, Object, Page, Report, Sidecar, Token,
     TokenRequest,
 };
+use sideguard_types::delegation::{Passport, PassportRequest, Revoke};
 
 use super::{approvals as approval, budgets as budget, desired, fleet, keys, records as record};
 use crate::budgets::Wanted;
@@ -112,6 +113,29 @@ fn sidecars() -> Vec<Described> {
             .answer::<Enrolled>(
                 json!({ "key": "sgk_…", "tenant": "acme", "agent": "reader", "signer": "5f…" }),
             ),
+        route(
+            Method::POST,
+            "/v1/passports",
+            part,
+            "A sidecar's passport, for the links of delegations that it signs.",
+        )
+        .body::<PassportRequest>(json!({ "key": "5f…" }))
+        .answer::<Passport>(json!({
+            "tenant": "acme", "sidecar": "0193a5c0", "key": "5f…", "expires": TIME, "signature": "a1…",
+        })),
+        route(
+            Method::POST,
+            "/v1/delegations/revoke",
+            part,
+            "Ends a link and all that was handed on under it.",
+        )
+        .body::<Revoke>(
+            json!({ "id": "01a2b3c4d5e6f708192a3b4c", "tenant": "acme", "reason": "it runs wild" }),
+        )
+        .answer::<Kill>(json!({
+            "scope": { "delegation": { "tenant": "acme", "id": "01a2b3c4d5e6f708192a3b4c" } },
+            "reason": "it runs wild", "by": "alice", "time": TIME,
+        })),
         route(Method::GET, "/v1/feed", part, "Waits for what is newer than what a sidecar has, up to 25 s.")
             .query::<Has>()
             .answer::<Feed>(feed),

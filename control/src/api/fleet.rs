@@ -150,7 +150,9 @@ pub(super) async fn kills(
 fn may_see(who: &Principal, scope: &Scope) -> bool {
     match scope {
         Scope::Fleet => true,
-        Scope::Tenant(tenant) | Scope::Agent { tenant, .. } => who.reaches(tenant),
+        Scope::Tenant(tenant) | Scope::Agent { tenant, .. } | Scope::Delegation { tenant, .. } => {
+            who.reaches(tenant)
+        }
     }
 }
 
@@ -158,7 +160,9 @@ fn may_see(who: &Principal, scope: &Scope) -> bool {
 fn may_stop(who: &Principal, scope: &Scope) -> Result<(), Failure> {
     let may = match scope {
         Scope::Fleet => who.tenant.is_none(),
-        Scope::Tenant(tenant) | Scope::Agent { tenant, .. } => who.reaches(tenant),
+        Scope::Tenant(tenant) | Scope::Agent { tenant, .. } | Scope::Delegation { tenant, .. } => {
+            who.reaches(tenant)
+        }
     };
     if may { Ok(()) } else { Err(Failure::Missing("scope of that name".to_owned())) }
 }
@@ -166,7 +170,7 @@ fn may_stop(who: &Principal, scope: &Scope) -> Result<(), Failure> {
 #[derive(Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub(super) struct Stop {
-    /// What: `fleet`, `tenant/NAME`, `agent/NAME` or `agent/TENANT/NAME`.
+    /// What: `fleet`, `tenant/NAME`, `agent/NAME`, `agent/TENANT/NAME` or `delegation/TENANT/ID`.
     scope: String,
     /// Why.
     #[serde(default)]

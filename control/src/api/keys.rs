@@ -13,7 +13,8 @@ use sideguard_types::control::keys::{KeyEntry, KeyRequest, NewKey};
 
 use super::{Body, Control, Who, page};
 use crate::error::Failure;
-use crate::keys;
+use crate::keys::Role;
+use crate::{delegations, keys};
 
 #[derive(Deserialize, JsonSchema)]
 pub(super) struct Which {
@@ -50,6 +51,12 @@ pub(super) async fn revoke(
     Extension(who): Who,
     Query(One { id }): Query<One>,
 ) -> Result<StatusCode, Failure> {
-    keys::revoke(&control.store, clock::now(), &who, &id).await?;
+    let now = clock::now();
+    let revoked = keys::revoke(&control.store, now, &who, &id).await?;
+    if revoked.role == Role::Sidecar {
+        // Its passport outlives its key: what it has signed is believed by nobody from now on.
+        delegations::put_out(&control.store, now, &who, &revoked).await?;
+        control.waiting.look_after(&control.store).await;
+    }
     Ok(StatusCode::NO_CONTENT)
 }

@@ -179,7 +179,14 @@ fn may_vote(approval: &Approval, who: &Principal) -> Result<(), Failure> {
         let last = link.rsplit('/').next().unwrap_or(link);
         [link.as_str(), last].iter().any(|part| part.eq_ignore_ascii_case(name))
     };
-    if own(&approval.agent) || approval.chain.iter().any(own) || own(&approval.sidecar) {
+    // Whoever speaks for an agent of the chain, by a label, is no other than the agent.
+    let labelled = who.labels.get("agent");
+    let speaks = |agent: &String| labelled.is_some_and(|label| label.eq_ignore_ascii_case(agent));
+    if [&approval.agent, &approval.sidecar]
+        .into_iter()
+        .chain(&approval.chain)
+        .any(|one| own(one) || speaks(one))
+    {
         return Err(Failure::Forbidden("answer for a call of its own chain"));
     }
     let Terms { roles, approvers, .. } = &approval.terms;

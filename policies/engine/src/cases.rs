@@ -23,7 +23,7 @@ use crate::policy::PolicySet;
 use crate::source::{Finding, Loaded, Page, Source, load, load_node, read};
 use crate::yaml::{self, Node, Value};
 
-pub use call::CallSpec;
+pub use call::{CallSpec, HandedOn};
 pub use velocity::Counters;
 
 /// What came of the cases.
@@ -202,8 +202,13 @@ fn check(set: &PolicySet, case: &Case) -> Result<(), (String, String)> {
         }
         // What would be counted by explaining must not be: the counters are copied before the last call.
         let before = counters.clone();
-        let ruling = set.decide(call, moment);
-        let wrong = differences(&case.expect, ruling.verdict(), call);
+        let mut verdict = set.decide(call, moment).verdict().clone();
+        // Rights go before policy, as they do in a sidecar.
+        if let Err(out) = set.scope(call, moment.now) {
+            verdict.decision = Decision::Deny;
+            (verdict.rule, verdict.reason) = (out.rule.into(), out.reason.into());
+        }
+        let wrong = differences(&case.expect, &verdict, call);
         if wrong.is_empty() {
             return Ok(());
         }

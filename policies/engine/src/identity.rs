@@ -5,6 +5,7 @@ use std::collections::HashMap;
 use ahash::RandomState;
 use sha2::{Digest, Sha256};
 use sideguard_types::call::{Call, Caller, Verb};
+use sideguard_types::delegation::Rights;
 use sideguard_types::resource::{AgentSpec, Metadata};
 
 use crate::glob::{Case, Glob};
@@ -15,9 +16,11 @@ use crate::source::nearest;
 pub struct Identity {
     /// How calls of it name their caller.
     pub caller: Caller,
-    capabilities: Vec<Capability>,
-    models: Vec<Glob>,
-    egress: Vec<Glob>,
+    /// Its rights as they are written; what it does not limit is absent.
+    pub rights: Rights,
+    /// Who may approve calls that are made for it.
+    pub approvers: Vec<String>,
+    reach: Reach,
 }
 
 impl Identity {
@@ -27,32 +30,73 @@ impl Identity {
     /// # Errors
     /// When it does not; the reason, for the reply and the record.
     pub fn scope(&self, call: &Call<'_>) -> Result<(), String> {
-        let agent = &self.caller.agent;
+        self.reach.holds(&self.caller.agent, call)
+    }
+
+    /// Whether its egress lets it reach a host at all.
+    #[must_use]
+    pub fn may_reach(&self, host: &str) -> bool {
+        self.reach.egress.as_ref().is_none_or(|globs| globs.iter().any(|glob| glob.matches(host)))
+    }
+}
+
+/// How far rights reach. What is absent is not limited.
+#[derive(Debug, Default)]
+pub(crate) struct Reach {
+    capabilities: Option<Vec<Capability>>,
+    models: Option<Vec<Glob>>,
+    egress: Option<Vec<Glob>>,
+}
+
+impl Reach {
+    /// Reads rights.
+    ///
+    /// # Errors
+    /// What cannot be read: nobody knows how far it would reach.
+    pub(crate) fn of(rights: &Rights) -> Result<Self, String> {
+        fn all<T>(
+            texts: Option<&Vec<String>>,
+            read: impl Fn(&str) -> Result<T, String>,
+        ) -> Result<Option<Vec<T>>, String> {
+            texts.map(|texts| texts.iter().map(|text| read(text)).collect()).transpose()
+        }
+        Ok(Self {
+            capabilities: all(rights.capabilities.as_ref(), Capability::parse)?,
+            models: all(rights.models.as_ref(), glob)?,
+            egress: all(rights.egress.as_ref(), glob)?,
+        })
+    }
+
+    /// Whether a call stays within; `agent` is whose rights they are.
+    ///
+    /// # Errors
+    /// When it does not; the reason.
+    pub(crate) fn holds(&self, agent: &str, call: &Call<'_>) -> Result<(), String> {
         let class = &call.class;
         let capable = |own: &Capability| own.verb >= class.verb && own.topics.matches(&class.topic);
-        if !self.capabilities.is_empty() && !self.capabilities.iter().any(capable) {
+        if self.capabilities.as_ref().is_some_and(|all| !all.iter().any(capable)) {
             return Err(format!("`{agent}` has no capability for `{}:{}`", class.verb, class.topic));
         }
-        if let Some(model) = call.model
-            && !self.models.is_empty()
-            && !self.models.iter().any(|glob| glob.matches(model))
+        if let (Some(model), Some(globs)) = (call.model, &self.models)
+            && !globs.iter().any(|glob| glob.matches(model))
         {
             return Err(format!("`{agent}` may not use the model `{model}`"));
         }
-        let reach = |glob: &Glob| glob.matches(call.host);
-        if !call.host.is_empty() && !self.egress.is_empty() && !self.egress.iter().any(reach) {
+        let reaches = |glob: &Glob| glob.matches(call.host);
+        if !call.host.is_empty() && self.egress.as_ref().is_some_and(|globs| !globs.iter().any(reaches)) {
             return Err(format!("`{agent}` may not reach the host `{}`", call.host));
         }
         Ok(())
     }
 }
 
-impl Identity {
-    /// Whether its egress lets it reach a host at all.
-    #[must_use]
-    pub fn may_reach(&self, host: &str) -> bool {
-        self.egress.is_empty() || self.egress.iter().any(|glob| glob.matches(host))
-    }
+fn glob(text: &str) -> Result<Glob, String> {
+    Glob::parse(text, Case::Folded)
+}
+
+/// An empty list limits nothing in an agent's resource.
+fn limit<T>(list: Vec<T>) -> Option<Vec<T>> {
+    (!list.is_empty()).then_some(list)
 }
 
 /// A right: a verb over topics.
@@ -111,11 +155,25 @@ impl Identities {
                 agent: metadata.name.clone(),
                 labels: metadata.labels.clone(),
                 capabilities: spec.capabilities.clone(),
-                chain: Vec::new(),
+                ..Caller::default()
             },
-            capabilities: each("capabilities", &spec.capabilities, Capability::parse, &mut misfits),
-            models: each("models", &spec.models, |text| Glob::parse(text, Case::Folded), &mut misfits),
-            egress: each("egress", &spec.egress, |text| Glob::parse(text, Case::Folded), &mut misfits),
+            rights: Rights {
+                capabilities: limit(spec.capabilities.clone()),
+                models: limit(spec.models.clone()),
+                egress: limit(spec.egress.clone()),
+            },
+            approvers: spec.approvers.clone(),
+            // What is wrong in a list keeps the set from compiling.
+            reach: Reach {
+                capabilities: limit(each(
+                    "capabilities",
+                    &spec.capabilities,
+                    Capability::parse,
+                    &mut misfits,
+                )),
+                models: limit(each("models", &spec.models, glob, &mut misfits)),
+                egress: limit(each("egress", &spec.egress, glob, &mut misfits)),
+            },
         };
         let at = self.all.len();
         for (index, key) in spec.keys.iter().enumerate() {
@@ -181,6 +239,7 @@ mod tests {
             capabilities: vec!["write:job.db.*".into(), "read:llm.*".into()],
             models: vec!["gpt-*".into()],
             egress: vec!["*.acme.com".into()],
+            approvers: Vec::new(),
             // SHA-256 of `secret`.
             keys: vec![AgentKey {
                 sha256: "2bb80d537b1da3e38bd30361aa855686bde0eacd7162fef6a25fe97bf527a25b".into(),

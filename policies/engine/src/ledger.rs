@@ -100,6 +100,8 @@ struct Hold {
     limit: u64,
     key: Box<str>,
     amount: u64,
+    /// Whether what is used is counted by somebody else in this very account.
+    elsewhere: bool,
     /// What was drawn from leases.
     draws: Draws,
 }
@@ -243,12 +245,39 @@ impl Ledger {
         want: Amounts,
         now: Timestamp,
     ) -> Result<Reservation, Box<Exhausted>> {
+        self.hold(who, None, want, now)
+    }
+
+    /// As [`reserve`](Self::reserve), for a call by which `who` has `deputy` do work of up to `want`: what that uses is
+    /// counted where the deputy calls, so that an account that both touch holds the call alone.
+    ///
+    /// # Errors
+    /// As [`reserve`](Self::reserve).
+    pub fn reserve_for(
+        &mut self,
+        who: &Subject<'_>,
+        deputy: &Subject<'_>,
+        want: Amounts,
+        now: Timestamp,
+    ) -> Result<Reservation, Box<Exhausted>> {
+        self.hold(who, Some(deputy), want, now)
+    }
+
+    fn hold(
+        &mut self,
+        who: &Subject<'_>,
+        deputy: Option<&Subject<'_>>,
+        want: Amounts,
+        now: Timestamp,
+    ) -> Result<Reservation, Box<Exhausted>> {
         let mut holds: SmallVec<[Hold; 4]> = SmallVec::new();
         let elapsed = self.elapsed;
         for limit in self.limits.iter_mut().filter(|limit| limit.covers(who)) {
-            let (key, amount) = (limit.key(who), amount_of(limit.unit, &want));
+            let key = limit.key(who);
+            let elsewhere = deputy.is_some_and(|deputy| limit.covers(deputy) && limit.key(deputy) == key);
+            let amount = amount_of(limit.unit, &if elsewhere { Amounts::default() } else { want });
             limit.check(&key, amount, now, elapsed)?;
-            holds.push(Hold { limit: limit.id, key, amount, draws: Draws::new() });
+            holds.push(Hold { limit: limit.id, key, amount, elsewhere, draws: Draws::new() });
         }
         let mut thirsty = false;
         for hold in &mut holds {
@@ -297,6 +326,7 @@ impl Ledger {
     /// as well, even above the limit.
     pub fn settle(&mut self, reservation: Reservation, used: Amounts, now: Timestamp) {
         for hold in &reservation.holds {
+            let used = if hold.elsewhere { Amounts::default() } else { used };
             self.change(hold, |limit, leased, account| {
                 account.leave();
                 match limit.unit {

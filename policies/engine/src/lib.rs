@@ -23,6 +23,7 @@
 )]
 
 pub mod cases;
+pub mod chain;
 mod filter;
 pub mod fmt;
 pub mod ledger;

@@ -4,6 +4,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::call::{Point, Verb};
+use crate::delegation::Correlation;
 use crate::time::Timestamp;
 use crate::units::MicroUsd;
 use crate::usage::Usage;
@@ -81,6 +82,12 @@ pub struct Record {
     /// Delegation chain, root first, the agent left out.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub chain: Vec<String>,
+    /// By what it is known under which delegation the call is made; absent where it is made under none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub correlation: Option<Correlation>,
+    /// Id of the link by which the call hands work on, or by which work has come in.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub link: Option<String>,
     /// Session that the agent named.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub session: Option<String>,
@@ -163,6 +170,8 @@ impl Record {
             tenant: String::new(),
             agent: String::new(),
             chain: Vec::new(),
+            correlation: None,
+            link: None,
             session: None,
             trace_id: None,
             call: String::new(),

@@ -3,10 +3,12 @@
 use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::fmt;
+use std::sync::Arc;
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use crate::delegation::Hop;
 use crate::time::Timestamp;
 use crate::units::{MicroUsd, Tokens};
 
@@ -151,8 +153,11 @@ pub struct Caller {
     pub labels: BTreeMap<String, String>,
     /// Rights of the agent over topics, as `verb:glob`; empty means that policy alone decides.
     pub capabilities: Vec<String>,
-    /// Agents from the root of a delegation down to the caller, the caller left out.
+    /// Agents from the root of a delegation down to the caller, the caller left out. Where several delegations hold, the
+    /// agents of all of them.
     pub chain: Vec<String>,
+    /// The delegations that hold, root first each: all of them restrict.
+    pub delegations: Vec<Arc<[Hop]>>,
 }
 
 /// A call as policy sees it. Borrowed: judging a call allocates nothing that the caller has already.

@@ -14,6 +14,8 @@ use std::collections::BTreeMap;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use crate::call::Caller;
+use crate::delegation::OpenDelegation;
 use crate::time::Timestamp;
 
 /// A text with the name that findings in it are told by.
@@ -206,10 +208,18 @@ pub enum Scope {
         /// Its name.
         agent: String,
     },
+    /// All work under one link of a delegation, or under any link that one sidecar has signed.
+    Delegation {
+        /// Its tenant.
+        tenant: String,
+        /// Id of the link or of the sidecar.
+        id: String,
+    },
 }
 
 impl Scope {
-    /// Reads `fleet`, `tenant/NAME` or `agent/NAME`, with `agent/TENANT/NAME` for one of another tenant than `default`.
+    /// Reads `fleet`, `tenant/NAME` or `agent/NAME`, with `agent/TENANT/NAME` for one of another tenant than `default`, and
+    /// `delegation/ID` in the same way.
     #[must_use]
     pub fn parse(text: &str) -> Option<Self> {
         let parts: Vec<&str> = text.split('/').collect();
@@ -222,6 +232,12 @@ impl Scope {
             ["agent", tenant, agent] if !tenant.is_empty() && !agent.is_empty() => {
                 Some(Self::Agent { tenant: tenant.to_owned(), agent: agent.to_owned() })
             }
+            ["delegation", id] if !id.is_empty() => {
+                Some(Self::Delegation { tenant: "default".to_owned(), id: id.to_owned() })
+            }
+            ["delegation", tenant, id] if !tenant.is_empty() && !id.is_empty() => {
+                Some(Self::Delegation { tenant: tenant.to_owned(), id: id.to_owned() })
+            }
             _ => None,
         }
     }
@@ -233,6 +249,22 @@ impl Scope {
             Self::Fleet => true,
             Self::Tenant(own) => own == tenant,
             Self::Agent { tenant: own, agent: name } => own == tenant && name == agent,
+            Self::Delegation { .. } => false,
+        }
+    }
+
+    /// Whether it stops a caller: itself, or an agent or a link above it.
+    #[must_use]
+    pub fn stops(&self, caller: &Caller) -> bool {
+        let tenant = caller.tenant.as_str();
+        let own =
+            self.holds(tenant, &caller.agent) || caller.chain.iter().any(|agent| self.holds(tenant, agent));
+        own || match self {
+            Self::Delegation { tenant: own, id } => {
+                let mut hops = caller.delegations.iter().flat_map(|hops| hops.iter());
+                own == tenant && hops.any(|hop| hop.link == *id || hop.issuer == *id)
+            }
+            Self::Fleet | Self::Tenant(_) | Self::Agent { .. } => false,
         }
     }
 }
@@ -243,6 +275,7 @@ impl std::fmt::Display for Scope {
             Self::Fleet => f.write_str("fleet"),
             Self::Tenant(tenant) => write!(f, "tenant/{tenant}"),
             Self::Agent { tenant, agent } => write!(f, "agent/{tenant}/{agent}"),
+            Self::Delegation { tenant, id } => write!(f, "delegation/{tenant}/{id}"),
         }
     }
 }
@@ -396,6 +429,9 @@ pub struct Report {
     /// Breakers that are not healthy, as `name: state`.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub breakers: Vec<String>,
+    /// Delegations that its agents work under now; the newest, where there are many.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub delegations: Vec<OpenDelegation>,
     /// Chance: comes back signed, in a [`feed::Beat`].
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub nonce: String,
@@ -487,7 +523,7 @@ mod tests {
 
     #[test]
     fn a_scope_reads_what_it_writes() {
-        for text in ["fleet", "tenant/acme", "agent/acme/reader"] {
+        for text in ["fleet", "tenant/acme", "agent/acme/reader", "delegation/acme/0193"] {
             assert_eq!(Scope::parse(text).map(|scope| scope.to_string()).as_deref(), Some(text));
         }
         assert_eq!(Scope::parse("agent/reader"), Scope::parse("agent/default/reader"));

@@ -7,6 +7,7 @@
 pub mod audit;
 pub mod call;
 pub mod control;
+pub mod delegation;
 pub mod job;
 pub mod refusal;
 pub mod resource;

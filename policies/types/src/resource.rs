@@ -5,6 +5,7 @@ mod agent;
 mod budget;
 mod catalog;
 mod control;
+mod delegation;
 mod policy;
 mod pool;
 mod proxy;
@@ -20,6 +21,7 @@ pub use agent::{AgentKey, AgentSpec};
 pub use budget::{BudgetScope, BudgetSpec, Limit, Per, Unit, Window};
 pub use catalog::{CatalogTool, ToolCatalogSpec};
 pub use control::{ApprovalsSpec, ControlLimits, ControlSpec, ControlTls, SecretFile, SharedStore, Webhook};
+pub use delegation::{Correlate, DelegationSpec, Inbound, Require};
 pub use policy::{
     ContentMatch, DelegationMatch, MatchSpec, ModeByPoint, ModeSpec, PolicySpec, RuleSpec, VelocitySpec,
 };

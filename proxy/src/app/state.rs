@@ -7,12 +7,14 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
+use ed25519_dalek::SigningKey;
 use rustls::ServerConfig;
 use sideguard_capture::ca::Authority;
 use sideguard_policy::ledger::{Ledger, Subject};
 use sideguard_record::read::{self, Filter};
 use sideguard_record::{Log, Settings, load_or_create_key};
 use sideguard_runtime::ports::{self, place};
+use sideguard_runtime::secret::Secret;
 use sideguard_runtime::{clock, id};
 use sideguard_types::audit::Amounts;
 use sideguard_types::call::Caller;
@@ -36,6 +38,8 @@ pub(super) struct Files {
     /// PEM file with the roots that upstreams are verified against.
     pub(super) roots: PathBuf,
     pub(super) log: Log,
+    /// The key that the record is signed with.
+    pub(super) key: Secret<SigningKey>,
     /// The ledger with the sums that the record tells of.
     pub(super) ledger: Ledger,
 }
@@ -72,6 +76,7 @@ pub(super) fn open(
     let spool = state.join("spool");
     let key_path = state.join("record.key");
     let key = load_or_create_key(&key_path).map_err(|error| failed(&key_path, &chain(&error)))?;
+    let own = Secret::new(key.clone());
     let fleet_bound = config.control.is_some().then_some(MAX_SPOOL);
     let max_bytes = config.audit.max_spool.map(|size| size.0).or(fleet_bound);
     // Only whole segments go: small ones under a small bound, so that there is something to go.
@@ -91,7 +96,7 @@ pub(super) fn open(
     } else {
         ledger
     };
-    Ok(Files { authority, server_tls: Arc::new(server_tls), roots, log, ledger })
+    Ok(Files { authority, server_tls: Arc::new(server_tls), roots, log, key: own, ledger })
 }
 
 /// An error and its causes in one line.
@@ -176,13 +181,22 @@ fn kept(path: &Path, make: impl FnOnce() -> String, mode: u32) -> Result<String,
 }
 
 /// Tells where the ports are, for whoever waits for them.
-pub(super) fn write_ports(state: &Path, outbound: SocketAddr, admin: SocketAddr) -> Result<(), String> {
-    ports::announce(state, &[("outbound", outbound.to_string()), ("admin", admin.to_string())])
+pub(super) fn write_ports(
+    state: &Path,
+    outbound: SocketAddr,
+    admin: SocketAddr,
+    inbound: &[String],
+) -> Result<(), String> {
+    let mut all = vec![("outbound", outbound.to_string()), ("admin", admin.to_string())];
+    if !inbound.is_empty() {
+        all.push(("inbound", inbound.join(",")));
+    }
+    ports::announce(state, &all)
         .map_err(|error| format!("state: `{}`: {error}", state.join(ports::FILE).display()))
 }
 
 /// Takes the ports away when they close.
 pub(super) fn remove_ports(state: &Path) {
     // They may never have been written.
-    let _ = ports::withdraw(state, &["outbound", "admin"]);
+    let _ = ports::withdraw(state, &["outbound", "admin", "inbound"]);
 }

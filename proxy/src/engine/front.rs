@@ -26,8 +26,9 @@ use super::redirected;
 use super::wire::Wire;
 use crate::app::Sidecar;
 use crate::call::{Arrival, HostPort};
+use crate::inbound::Inbound;
 use crate::opening::H2_PREFACE;
-use crate::ports::Door;
+use crate::ports::{Door, Whose};
 use crate::{accept, flow, tunnel};
 
 /// Longest time from a connection's start, or from the reply to CONNECT, to the first bytes that tell its kind;
@@ -50,6 +51,9 @@ pub(crate) async fn accept(tcp: TcpStream, from: SocketAddr, door: &Door, sideca
     if let Err(error) = tcp.set_nodelay(true) {
         tracing::debug!(%error, "connection was gone before it was served");
         return;
+    }
+    if let Some(inbound) = &door.inbound {
+        return Box::pin(arrive(Wire::new(tcp), from, Arc::clone(inbound), sidecar)).await;
     }
     let origin = origin::destination(&tcp, door.at);
     let whose = sidecar.uids.whose(door.agent.as_ref(), from, origin.unwrap_or(door.at));
@@ -83,6 +87,20 @@ pub(crate) async fn accept(tcp: TcpStream, from: SocketAddr, door: &Door, sideca
                 let refusal = Refusal::new(Code::Malformed, "http", "what was sent is not HTTP");
                 reply_raw(wire, &tunnel::malformed(&sidecar, &arrival, "", refusal)).await;
             }
+        }
+    }
+}
+
+/// Serves a connection to the agent that stands behind an inbound port.
+async fn arrive(mut wire: Wire, from: SocketAddr, inbound: Arc<Inbound>, sidecar: Arc<Sidecar>) {
+    let mut arrival = Arrival::new(from, None, Whose::Open);
+    arrival.inbound = Some(inbound);
+    match kind(&mut wire).await {
+        Kind::Http1 => serve(Box::new(wire), arrival, sidecar, false).await,
+        Kind::Http2 => serve(Box::new(wire), arrival, sidecar, true).await,
+        Kind::Tls | Kind::Connect | Kind::Other => {
+            sidecar.metrics.refused_connection("unknown_protocol");
+            tracing::info!(%from, "connection to an agent refused: it is not plain HTTP");
         }
     }
 }

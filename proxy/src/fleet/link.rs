@@ -15,7 +15,7 @@ use sideguard_types::control::{Enrol, Enrolled};
 use sideguard_types::resource::Control;
 
 use super::follow::{self, Way};
-use super::{Fleet, Link, kept, report};
+use super::{Fleet, Link, kept, passport, report};
 use crate::app::Sidecar;
 
 /// How often a sidecar reports when nothing changes.
@@ -55,11 +55,17 @@ async fn session(sidecar: &Arc<Sidecar>, fleet: &Fleet) -> Result<Never, String>
     let client = client(&fleet.rules)?.anywhere();
     let identity = enrolled(fleet, &client).await?;
     fleet.tenant.store(Arc::new(identity.tenant.clone()));
+    fleet.passports.trust(&identity);
     let client = client.with_key(&Secret::new(identity.key.clone())).map_err(told)?;
     let secret = Secret::new(Sha256::digest(identity.key.as_bytes()).into());
     fleet.link.send_replace(Some(Arc::new(Link { client: client.clone(), secret })));
     let way = Way { sidecar, fleet, client: &client, identity: &identity };
-    tokio::try_join!(follow::follow(way), tell(sidecar, fleet, &client, &identity)).map(|(never, _)| never)
+    tokio::try_join!(
+        follow::follow(way),
+        tell(sidecar, fleet, &client, &identity),
+        passport::keep(sidecar, fleet, &client, &identity),
+    )
+    .map(|(never, ..)| never)
 }
 
 /// Whether an address is one that strangers stand on the way to: plain HTTP, and not to this machine.

@@ -71,7 +71,7 @@ async fn within(
 }
 
 /// Relays the parts of a body, at most `most` bytes. The code says why it ended early.
-async fn parts(
+pub(crate) async fn parts(
     up: &mut crate::engine::Up<'_>,
     down: &mut Down,
     most: Option<u64>,

@@ -16,10 +16,11 @@ pub(crate) enum Kind {
     Sidecar,
     Generation,
     Kill,
+    Delegation,
 }
 
 /// Kinds with their names: as in YAML, one of them, several.
-const NAMES: [(Kind, &str, &str); 11] = [
+const NAMES: [(Kind, &str, &str); 12] = [
     (Kind::Policy, "Policy", "policies"),
     (Kind::Budget, "Budget", "budgets"),
     (Kind::ToolCatalog, "ToolCatalog", "toolcatalogs"),
@@ -31,6 +32,7 @@ const NAMES: [(Kind, &str, &str); 11] = [
     (Kind::Sidecar, "Sidecar", "sidecars"),
     (Kind::Generation, "Generation", "generations"),
     (Kind::Kill, "Kill", "kills"),
+    (Kind::Delegation, "Delegation", "delegations"),
 ];
 
 impl Kind {
@@ -48,6 +50,7 @@ impl Kind {
             Self::Sidecar => "Sidecar",
             Self::Generation => "Generation",
             Self::Kill => "Kill",
+            Self::Delegation => "Delegation",
         }
     }
 

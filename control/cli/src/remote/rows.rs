@@ -94,6 +94,7 @@ pub(crate) const fn head(kind: Kind) -> (&'static [&'static str], usize) {
         ),
         Kind::Generation => (&["NUMBER", "TIME", "BY", "VERB", "OBJECTS", "CHANGES", "DIGEST"], 6),
         Kind::Kill => (&["SCOPE", "BY", "TIME", "REASON"], 4),
+        Kind::Delegation => (&["TENANT", "ID", "AGENTS", "SINCE", "EXPIRES", "SIDECAR", "LINKS"], 5),
     }
 }
 
@@ -104,6 +105,9 @@ pub(crate) async fn rows(client: &Client, kind: Kind, which: &Which) -> Outcome<
         Kind::Sidecar => client.sidecars(which.tenant.as_deref()).await?.iter().map(sidecar).collect(),
         Kind::Generation => client.newest_generations(GENERATIONS).await?.iter().map(generation).collect(),
         Kind::Kill => client.kills().await?.iter().map(kill).collect(),
+        Kind::Delegation => {
+            client.sidecars(which.tenant.as_deref()).await?.iter().flat_map(delegations).collect()
+        }
         Kind::Agent => agents(client, which).await?,
         Kind::Sink => sinks(client, which).await?,
         Kind::Policy | Kind::Budget | Kind::ToolCatalog | Kind::Upstream | Kind::WorkerPool => {
@@ -334,6 +338,25 @@ fn generation(generation: &Generation) -> Row {
         generation.digest.clone(),
     ];
     row(&generation.number.to_string(), None, cells, json!(generation))
+}
+
+/// What agents work on for others, as their sidecar told.
+fn delegations(sidecar: &Sidecar) -> impl Iterator<Item = Row> {
+    sidecar.report.delegations.iter().map(|open| {
+        let cells = vec![
+            sidecar.tenant.clone(),
+            open.id.clone(),
+            open.agents.join(" → "),
+            moment(open.since),
+            moment(open.expires),
+            sidecar.id.clone(),
+            open.links.join(" "),
+        ];
+        let mut item = json!(open);
+        item["tenant"] = json!(sidecar.tenant);
+        item["sidecar"] = json!(sidecar.id);
+        row(&open.id, Some(&sidecar.tenant), cells, item)
+    })
 }
 
 fn kill(kill: &Kill) -> Row {

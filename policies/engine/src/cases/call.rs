@@ -1,9 +1,11 @@
 //! A call as people write it.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use serde::Deserialize;
 use sideguard_types::call::{Call, Caller, Class, Point, Verb};
+use sideguard_types::delegation::{Hop, Rights};
 use sideguard_types::time::Timestamp;
 use sideguard_types::units::{MicroUsd, Tokens};
 
@@ -25,6 +27,8 @@ pub struct CallSpec {
     pub capabilities: Vec<String>,
     /// Agents from the root of a delegation down to the caller, the caller left out.
     pub chain: Vec<String>,
+    /// The same with the rights that their links carry.
+    pub delegated: Vec<HandedOn>,
     /// Where the call is judged.
     pub point: Option<Point>,
     /// Topic, in place of the one worked out.
@@ -67,7 +71,28 @@ pub struct CallSpec {
     pub content: Option<String>,
 }
 
+/// An agent that has handed its work on, as a case has it.
+#[derive(Debug, Clone, Default, PartialEq, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct HandedOn {
+    /// Its name.
+    pub agent: String,
+    /// The rights in its link; what is absent is not limited.
+    pub rights: Rights,
+}
+
 impl CallSpec {
+    fn hops(&self) -> Arc<[Hop]> {
+        let hop = |(number, from): (usize, &HandedOn)| Hop {
+            link: number.to_string(),
+            issuer: String::new(),
+            agent: from.agent.clone(),
+            rights: from.rights.clone(),
+            expires: Timestamp::LAST,
+        };
+        self.delegated.iter().enumerate().map(hop).collect()
+    }
+
     /// When the call is made.
     #[must_use]
     pub fn time(&self) -> Timestamp {
@@ -82,7 +107,8 @@ impl CallSpec {
             agent: or(&self.agent, "agent"),
             labels: self.labels.clone(),
             capabilities: self.capabilities.clone(),
-            chain: self.chain.clone(),
+            chain: self.chain.iter().chain(self.delegated.iter().map(|from| &from.agent)).cloned().collect(),
+            delegations: if self.delegated.is_empty() { Vec::new() } else { vec![self.hops()] },
         };
         let args = self.args.as_ref().map(ToString::to_string);
         let method = or(&self.method, if self.host.is_some() && self.tool.is_none() { "GET" } else { "" });

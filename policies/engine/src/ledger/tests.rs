@@ -49,6 +49,39 @@ fn sums(ledger: &Ledger, now: Timestamp) -> (u64, u64) {
 }
 
 #[test]
+fn work_of_a_deputy_is_counted_once_in_what_both_share() {
+    let own = BudgetScope { agents: vec!["a".to_owned()], ..BudgetScope::default() };
+    let budgets = [
+        budget("own", own, vec![limit(Unit::OutputTokens, "100", None, None)]),
+        budget(
+            "each",
+            BudgetScope::default(),
+            vec![limit(Unit::OutputTokens, "100", None, Some(Per::Agent))],
+        ),
+        budget("all", BudgetScope::default(), vec![limit(Unit::OutputTokens, "60", None, None)]),
+        budget("calls", BudgetScope::default(), vec![limit(Unit::Calls, "9", Some("day"), None)]),
+    ];
+    let mut ledger = Ledger::new(&budgets).expect("good budgets");
+    let now = Timestamp(0);
+    let held = ledger.reserve_for(&who("a", None), &who("b", None), output(80), now).expect("it fits");
+    assert!(ledger.reserve(&who("a", None), output(30), now).is_err(), "held in its own");
+    let deputy = ledger.reserve(&who("b", None), output(50), now).expect("it fits");
+    ledger.settle(deputy, output(50), now);
+    ledger.settle(held, output(50), now);
+    let spent: Vec<(String, String, u64)> =
+        ledger.snapshot(now).into_iter().map(|view| (view.budget, view.key, view.spent)).collect();
+    let account = |budget: &str, key: &str, spent| (budget.to_owned(), key.to_owned(), spent);
+    let expected = [
+        account("own", "", 50),
+        account("each", "acme/a", 50),
+        account("each", "acme/b", 50),
+        account("all", "", 50),
+        account("calls", "", 2),
+    ];
+    assert_eq!(spent, expected);
+}
+
+#[test]
 fn a_call_is_held_then_charged_for_what_it_used() {
     let mut ledger = ledger(vec![limit(Unit::Usd, "1.50", None, None)]);
     let usd = |micro| Amounts { usd: MicroUsd(micro), ..Amounts::default() };

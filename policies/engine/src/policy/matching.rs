@@ -2,7 +2,8 @@
 
 use std::borrow::Cow;
 
-use sideguard_types::call::{Call, Point, Verb};
+use sideguard_types::call::{Call, Caller, Point, Verb};
+use sideguard_types::delegation::Hop;
 
 use crate::content::Content;
 use crate::glob::Glob;
@@ -104,10 +105,19 @@ pub(crate) struct Delegation {
 }
 
 impl Delegation {
-    fn fits(&self, chain: &[String]) -> bool {
-        let too_deep = self.max_depth.is_some_and(|max| chain.len() > max);
+    /// Whether any of the delegations that a call is made under breaks a limit.
+    fn fits(&self, caller: &Caller) -> bool {
+        if caller.delegations.is_empty() {
+            return self.breaks(caller.chain.first(), caller.chain.len());
+        }
+        let breaks = |hops: &[Hop]| self.breaks(hops.first().map(|hop| &hop.agent), hops.len());
+        caller.delegations.iter().any(|hops| breaks(hops))
+    }
+
+    fn breaks(&self, root: Option<&String>, length: usize) -> bool {
+        let too_deep = self.max_depth.is_some_and(|max| length > max);
         let strange = |root: &String| !self.issuers.is_empty() && !any(&self.issuers, root);
-        too_deep || chain.first().is_some_and(strange) || (self.forbid_delegated && !chain.is_empty())
+        too_deep || root.is_some_and(strange) || (self.forbid_delegated && length > 0)
     }
 }
 
@@ -152,7 +162,7 @@ impl Match {
                 call.caller.labels.get(name).is_some_and(|value| wanted.matches(value))
             }),
             Key::Capabilities => call.caller.capabilities.iter().any(|own| any(&self.capabilities, own)),
-            Key::Delegation => self.delegation.as_ref().is_some_and(|limits| limits.fits(&call.caller.chain)),
+            Key::Delegation => self.delegation.as_ref().is_some_and(|limits| limits.fits(call.caller)),
             Key::Content => self.content.as_ref().is_some_and(|content| {
                 content.finds(call.content) || content.finds(unsigned(call.query).as_bytes())
             }),

@@ -24,7 +24,7 @@ const CONTROL: Kind = Kind {
 
 const PROXY: Kind = Kind { name: "Proxy", unnamed: "proxy", keys: &PROXY_KEYS };
 
-const PROXY_KEYS: [&str; 15] = [
+const PROXY_KEYS: [&str; 16] = [
     "agent",
     "agents",
     "listen",
@@ -40,6 +40,7 @@ const PROXY_KEYS: [&str; 15] = [
     "prices",
     "refusals",
     "breakers",
+    "delegation",
 ];
 
 /// Reads the configuration of a proxy and puts `env` (pairs of `SIDEGUARD_<PATH>` and value, `__` between levels,

@@ -9,6 +9,7 @@ fn holds(text: &str, args: &str) -> Result<bool, String> {
         tenant: "acme".into(),
         agent: "bot".into(),
         chain: vec!["root".into()],
+        delegations: Vec::new(),
         ..Caller::default()
     };
     let call = Call {

@@ -16,6 +16,10 @@ pub struct AgentSpec {
     /// Hosts that it may reach (globs); absent means any that policy allows.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub egress: Vec<String>,
+    /// Who may approve calls that others make for it, when it has handed its work on: names of keys, or labels that they
+    /// have as `name=value`. The rule that asks says who when absent.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub approvers: Vec<String>,
     /// Keys by which a shared gateway knows it.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub keys: Vec<AgentKey>,

@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::{Credential, Dialect, Metadata, StreamUsage, UpstreamSpec};
+use super::{Credential, DelegationSpec, Dialect, Inbound, Metadata, StreamUsage, UpstreamSpec};
 use crate::time::Span;
 
 /// Configuration of a proxy. Every key can also be set as `SIDEGUARD_<PATH>`.
@@ -44,6 +44,8 @@ pub struct ProxySpec {
     pub refusals: Refusals,
     /// When breakers trip.
     pub breakers: Breakers,
+    /// How work is handed to other agents, and taken from them.
+    pub delegation: DelegationSpec,
 }
 
 /// An agent that is known by where its connections come from.
@@ -80,12 +82,15 @@ pub struct NamedUpstream {
     /// As in [`UpstreamSpec`].
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub stream_usage: Option<StreamUsage>,
+    /// As in [`UpstreamSpec`].
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub agent: Option<String>,
 }
 
 impl From<NamedUpstream> for (String, UpstreamSpec) {
     fn from(named: NamedUpstream) -> Self {
-        let NamedUpstream { name, base_url, dialect, credential, breaker, stream_usage } = named;
-        (name, UpstreamSpec { base_url, dialect, credential, breaker, stream_usage })
+        let NamedUpstream { name, base_url, dialect, credential, breaker, stream_usage, agent } = named;
+        (name, UpstreamSpec { base_url, dialect, credential, breaker, stream_usage, agent })
     }
 }
 
@@ -100,11 +105,19 @@ pub struct Listen {
     /// The name server of a captured namespace, over UDP and TCP; none when absent. As in `127.0.0.1:4753`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub dns: Option<String>,
+    /// Ports in front of agents, by which other agents reach them.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub inbound: Vec<Inbound>,
 }
 
 impl Default for Listen {
     fn default() -> Self {
-        Self { outbound: "127.0.0.1:4750".to_owned(), admin: "127.0.0.1:4751".to_owned(), dns: None }
+        Self {
+            outbound: "127.0.0.1:4750".to_owned(),
+            admin: "127.0.0.1:4751".to_owned(),
+            dns: None,
+            inbound: Vec::new(),
+        }
     }
 }
 

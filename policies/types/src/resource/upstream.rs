@@ -25,6 +25,10 @@ pub struct UpstreamSpec {
     /// Whether it is asked to report usage at the end of a streamed chat; as its kind takes it when absent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub stream_usage: Option<StreamUsage>,
+    /// The agent that it is, where it is one behind the inbound port of a sidecar of the same fleet: what is asked of it is
+    /// delegated to it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub agent: Option<String>,
 }
 
 /// Whether `stream_options.include_usage` is put into streamed chats that do not have it.
