@@ -14,6 +14,8 @@ mod escapes;
 mod faithful;
 mod fanout;
 mod fleet;
+mod injected;
+mod injector;
 mod isolate;
 mod layers;
 mod leases;

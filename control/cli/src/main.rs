@@ -13,6 +13,8 @@ mod doctor;
 mod explain;
 mod get;
 mod history;
+mod inject;
+mod injector;
 mod key;
 mod kill;
 mod policy;
@@ -23,6 +25,7 @@ mod run;
 mod token;
 mod top;
 mod up;
+mod wait;
 
 use std::process::ExitCode;
 
@@ -64,6 +67,12 @@ enum Verb {
     /// Puts rules into this network namespace, takes them away, prints them.
     #[command(subcommand)]
     Capture(capture::Verb),
+    /// Waits until a sidecar has started.
+    Wait(wait::Arguments),
+    /// Puts the sidecar into Kubernetes manifests; works offline.
+    Inject(inject::Arguments),
+    /// Runs the Kubernetes admission webhook that puts the sidecar into pods.
+    Injector(injector::Arguments),
     /// Tells what works on this machine, and how to get more.
     Doctor(doctor::Arguments),
     /// Checks, tests, explains and formats policies; works offline.
@@ -134,6 +143,9 @@ fn main() -> ExitCode {
         Verb::Down(arguments) => up::down(arguments),
         Verb::Init(arguments) => capture::init(&arguments),
         Verb::Capture(verb) => capture::run(verb),
+        Verb::Wait(arguments) => wait::run(&arguments),
+        Verb::Inject(arguments) => inject::run(&arguments),
+        Verb::Injector(arguments) => in_runtime(|| injector::run(arguments)),
         Verb::Doctor(arguments) => in_runtime(|| doctor::run(arguments)),
         Verb::Policy(verb) => policy::run(verb),
         Verb::Audit(verb) => audit::run(verb),

@@ -5,6 +5,7 @@ mod agent;
 mod budget;
 mod catalog;
 mod control;
+mod injector;
 mod policy;
 mod proxy;
 mod sink;
@@ -19,6 +20,10 @@ pub use agent::{AgentKey, AgentSpec};
 pub use budget::{BudgetScope, BudgetSpec, Limit, Per, Unit, Window};
 pub use catalog::{CatalogTool, ToolCatalogSpec};
 pub use control::{ApprovalsSpec, ControlLimits, ControlSpec, ControlTls, SecretFile, SharedStore, Webhook};
+pub use injector::{
+    Amount, CaMode, Capture, InjectedControl, InjectedProxy, InjectionSpec, InjectorListen, InjectorSpec,
+    MeshSpec, NativeSidecar, PullPolicy, ServerCertificate, SkipOutbound, Waiver,
+};
 pub use policy::{
     ContentMatch, DelegationMatch, MatchSpec, ModeByPoint, ModeSpec, PolicySpec, RuleSpec, VelocitySpec,
 };
