@@ -21,6 +21,14 @@ impl Answer for Admin {
     fn answer(&self, ask: &Ask<'_>) -> Reply {
         match (ask.method, ask.path) {
             (&Method::GET, "/healthz") => Reply::text(StatusCode::OK, "ok"),
+            // Ready to judge calls, if only to refuse them.
+            (&Method::GET, "/startz") => {
+                self.started().unwrap_or_else(|| Reply::text(StatusCode::OK, "started"))
+            }
+            (&Method::GET, "/readyz/loaded") => self
+                .works()
+                .or_else(|| self.started())
+                .unwrap_or_else(|| Reply::text(StatusCode::OK, "ready")),
             (&Method::GET, "/readyz") => self.ready(),
             (&Method::GET, "/metrics") => Reply {
                 status: StatusCode::OK,
@@ -44,8 +52,8 @@ impl Answer for Admin {
             },
             (
                 _,
-                "/healthz" | "/readyz" | "/metrics" | "/version" | "/config" | "/status" | "/drain"
-                | "/reload",
+                "/healthz" | "/startz" | "/readyz" | "/readyz/loaded" | "/metrics" | "/version" | "/config"
+                | "/status" | "/drain" | "/reload",
             ) => Reply::text(StatusCode::METHOD_NOT_ALLOWED, "method not allowed"),
             _ => Reply::text(StatusCode::NOT_FOUND, "not found"),
         }
@@ -59,12 +67,24 @@ impl Admin {
         given.len() == own.len() && given.iter().zip(own).fold(0, |differs, (a, b)| differs | (a ^ b)) == 0
     }
 
-    fn ready(&self) -> Reply {
+    /// Why there is nothing to judge calls by yet, if so.
+    fn started(&self) -> Option<Reply> {
+        let waits = self.sidecar.fleet.as_ref().is_some_and(|fleet| !fleet.loaded());
+        waits.then(|| Reply::text(StatusCode::SERVICE_UNAVAILABLE, "no policy from control yet"))
+    }
+
+    /// Why no call can go out now, whatever policy says, if so.
+    fn works(&self) -> Option<Reply> {
         if self.sidecar.drain.begun() {
-            return Reply::text(StatusCode::SERVICE_UNAVAILABLE, "draining");
+            return Some(Reply::text(StatusCode::SERVICE_UNAVAILABLE, "draining"));
         }
-        if !self.sidecar.log.healthy() {
-            return Reply::text(StatusCode::SERVICE_UNAVAILABLE, "the record cannot be written");
+        let healthy = self.sidecar.log.healthy();
+        (!healthy).then(|| Reply::text(StatusCode::SERVICE_UNAVAILABLE, "the record cannot be written"))
+    }
+
+    fn ready(&self) -> Reply {
+        if let Some(trouble) = self.works() {
+            return trouble;
         }
         if self.sidecar.fleet.as_ref().is_some_and(|fleet| !fleet.governs()) {
             return Reply::text(

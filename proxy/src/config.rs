@@ -37,20 +37,27 @@ pub enum ConfigError {
     Value(String),
 }
 
-/// Reads the configuration file and the environment over it. Paths in it are taken from the file's directory.
+/// Reads the configuration file, if any, and the environment over it. Paths in it are taken from the file's directory.
 ///
 /// # Errors
 /// Every error in the file, with its place.
-pub fn load(path: &Path) -> Result<ProxySpec, ConfigError> {
-    let text =
-        fs::read_to_string(path).map_err(|source| ConfigError::Read { path: path.to_owned(), source })?;
-    let source = Source { name: path.display().to_string(), text };
+pub fn load(file: Option<&Path>) -> Result<ProxySpec, ConfigError> {
+    const NONE: &str = "apiVersion: sideguard.dev/v1\nkind: Proxy\n";
+    let source = match file {
+        Some(path) => {
+            let text = fs::read_to_string(path)
+                .map_err(|source| ConfigError::Read { path: path.to_owned(), source })?;
+            Source { name: path.display().to_string(), text }
+        }
+        None => Source::new("defaults", NONE),
+    };
     let overrides = environment::configuration();
     let (_, mut spec) = source::load_proxy(&source, &overrides).map_err(ConfigError::Findings)?;
-    let base = path.parent().unwrap_or(Path::new(""));
+    let base = file.and_then(Path::parent).unwrap_or(Path::new(""));
     let anchor = |path: &mut PathBuf| *path = base.join(&*path);
     spec.policies.iter_mut().for_each(anchor);
     spec.tls.trust.iter_mut().for_each(anchor);
+    spec.tls.publish.iter_mut().for_each(anchor);
     spec.state.iter_mut().for_each(anchor);
     if let Some(control) = &mut spec.control {
         control.token.iter_mut().for_each(|token| anchor(&mut token.file));

@@ -15,8 +15,8 @@ use crate::ports::Ports;
 /// Longest time that calls under way are waited for at the end.
 const DRAIN: Duration = Duration::from_secs(60);
 
-/// Runs until SIGTERM, SIGINT or `POST /drain`. Exit codes: 0, 64 for a bad configuration, 125 for anything else.
-pub async fn run(file: &Path, state: Option<PathBuf>, format: LogFormat) -> ExitCode {
+/// Runs until SIGTERM, SIGINT or `POST /drain`, on the environment alone when no file is named. Exit codes: 0, 64 for a bad configuration, 125 for anything else.
+pub async fn run(file: Option<&Path>, state: Option<PathBuf>, format: LogFormat) -> ExitCode {
     telemetry::start_logs("info", format);
     // Before the ports are told: whoever knows them may send a signal at once.
     let signals = match (signal::hangups(), signal::terminated()) {
@@ -43,7 +43,7 @@ pub async fn run(file: &Path, state: Option<PathBuf>, format: LogFormat) -> Exit
     ExitCode::SUCCESS
 }
 
-async fn start(file: &Path, state: Option<PathBuf>) -> Result<Running, StartError> {
+async fn start(file: Option<&Path>, state: Option<PathBuf>) -> Result<Running, StartError> {
     let spec = config::load(file)?;
     let state = state.or_else(|| spec.state.clone()).unwrap_or_else(environment::state_directory);
     app::start(spec, &state, Vec::new(), Ports::Configured, Arc::new(Nobody)).await

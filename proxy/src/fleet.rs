@@ -276,7 +276,12 @@ impl Fleet {
 
     /// Whether there is a policy to judge by that is fresh enough for reads at least.
     pub(crate) fn governs(&self) -> bool {
-        self.generation.load(Ordering::Acquire) > 0 && self.silent() <= self.rules.max_stale.0
+        self.loaded() && self.silent() <= self.rules.max_stale.0
+    }
+
+    /// Whether there is a policy, be it too old.
+    pub(crate) fn loaded(&self) -> bool {
+        self.generation.load(Ordering::Acquire) > 0
     }
 
     /// Waits until there is a policy to judge by.

@@ -9,7 +9,7 @@ use sideguard_runtime::telemetry::LogFormat;
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
-const USAGE: &str = "usage: sideguard-proxy -c FILE [--state DIR]";
+const USAGE: &str = "usage: sideguard-proxy [-c FILE] [--state DIR]";
 
 fn main() -> ExitCode {
     let mut arguments = std::env::args_os().skip(1);
@@ -33,9 +33,8 @@ fn main() -> ExitCode {
             return usage();
         }
     }
-    let Some(file) = file else { return usage() };
     match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
-        Ok(runtime) => runtime.block_on(daemon::run(&file, state, LogFormat::Json)),
+        Ok(runtime) => runtime.block_on(daemon::run(file.as_deref(), state, LogFormat::Json)),
         Err(error) => {
             eprintln!("sideguard-proxy: {error}");
             ExitCode::from(125)

@@ -92,9 +92,16 @@ async fn configured(spec: &ProxySpec) -> Result<Opened, Shut> {
     Ok(opened)
 }
 
-/// Opens a port.
+/// Opens a port. `[::]` is every address of either family, also where there is no IPv6.
 pub(crate) async fn listen(address: &str) -> Result<TcpListener, Shut> {
-    TcpListener::bind(address).await.map_err(|error| (address.to_owned(), error))
+    let shut = |error| (address.to_owned(), error);
+    match TcpListener::bind(address).await {
+        Err(error) if error.raw_os_error() == Some(rustix::io::Errno::AFNOSUPPORT.raw_os_error()) => {
+            let port = address.strip_prefix("[::]:").ok_or_else(|| shut(error))?;
+            TcpListener::bind(format!("0.0.0.0:{port}")).await.map_err(shut)
+        }
+        opened => opened.map_err(shut),
+    }
 }
 
 fn handed_over(inside: Inside) -> std::io::Result<Opened> {

@@ -6,6 +6,8 @@ pub mod client;
 pub mod command;
 pub mod control;
 pub mod fake;
+pub mod injector;
+pub mod kubelet;
 pub mod model;
 pub mod pod;
 pub mod raw;
@@ -17,6 +19,7 @@ pub mod sidecar;
 pub mod tls;
 
 pub use fake::{Fake, Seen};
+pub use injector::Injector;
 pub use pod::Pod;
 pub use raw::RawFake;
 pub use relay::Relay;

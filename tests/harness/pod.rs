@@ -87,6 +87,12 @@ impl Pod {
         format!("--net=/run/netns/{namespace}")
     }
 
+    /// How `nsenter` is told of the pod's network.
+    #[must_use]
+    pub fn net_of_pod(&self) -> String {
+        self.net(&self.name)
+    }
+
     /// A directory that everybody in the pod can read.
     #[must_use]
     pub fn dir(&self) -> &std::path::Path {
@@ -104,7 +110,8 @@ impl Pod {
         in_network(&self.name, open)
     }
 
-    fn outside<T: Send + 'static>(&self, open: impl FnOnce() -> T + Send + 'static) -> T {
+    /// Does something in the world's network, where the node is.
+    pub fn outside<T: Send + 'static>(&self, open: impl FnOnce() -> T + Send + 'static) -> T {
         in_network(&self.world(), open)
     }
 

@@ -16,6 +16,8 @@ mod escapes;
 mod faithful;
 mod fanout;
 mod fleet;
+mod injected;
+mod injector;
 mod isolate;
 mod jobs;
 mod layers;

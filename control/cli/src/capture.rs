@@ -51,6 +51,10 @@ pub(crate) enum Verb {
     /// Puts the rules in place; those of an earlier call are replaced.
     #[command(after_help = "Example:\n  sideguard capture up --proxy-uid 14102 --loopback 8080")]
     Up(Wanted),
+    /// Fails when the rules are not in force: for a pod whose rules the node sets. To be run before the sidecar starts.
+    #[command(after_help = "Example, as a Kubernetes init container:\n  sideguard capture check\n\n\
+        Exit codes: 0 what the rules redirect is refused, 1 it is not.")]
+    Check,
     /// Takes the rules away.
     #[command(after_help = "Example:\n  sideguard capture down")]
     Down,
@@ -95,6 +99,13 @@ pub(crate) fn run(verb: Verb) -> ExitCode {
             Ok(rules) => up(&rules),
             Err(what) => usage(&what),
         },
+        Verb::Check if rules::hold() => ExitCode::SUCCESS,
+        Verb::Check => {
+            eprintln!(
+                "sideguard: the rules are not in force in this pod: is the node's capture plugin installed?"
+            );
+            ExitCode::from(1)
+        }
         Verb::Down => told(rules::remove()),
         Verb::Print(wanted) => match rules_of(&wanted) {
             Ok(rules) => {

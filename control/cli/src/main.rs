@@ -15,6 +15,8 @@ mod doctor;
 mod explain;
 mod get;
 mod history;
+mod inject;
+mod injector;
 mod job;
 mod key;
 mod kill;
@@ -26,6 +28,7 @@ mod run;
 mod token;
 mod top;
 mod up;
+mod wait;
 
 use std::process::ExitCode;
 
@@ -70,6 +73,12 @@ enum Verb {
     /// Sets the rules of pods from their Kubernetes node, as a plugin of its network.
     #[command(subcommand)]
     Cni(cni::Verb),
+    /// Waits until a sidecar has started.
+    Wait(wait::Arguments),
+    /// Puts the sidecar into Kubernetes manifests; works offline.
+    Inject(inject::Arguments),
+    /// Runs the Kubernetes admission webhook that puts the sidecar into pods.
+    Injector(injector::Arguments),
     /// Tells what works on this machine, and how to get more.
     Doctor(doctor::Arguments),
     /// Checks, tests, explains and formats policies; works offline.
@@ -150,6 +159,9 @@ fn main() -> ExitCode {
         Verb::Init(arguments) => capture::init(&arguments),
         Verb::Capture(verb) => capture::run(verb),
         Verb::Cni(verb) => cni::run(verb),
+        Verb::Wait(arguments) => wait::run(&arguments),
+        Verb::Inject(arguments) => inject::run(&arguments),
+        Verb::Injector(arguments) => in_runtime(|| injector::run(arguments)),
         Verb::Doctor(arguments) => in_runtime(|| doctor::run(arguments)),
         Verb::Policy(verb) => policy::run(verb),
         Verb::Audit(verb) => audit::run(verb),

@@ -12,9 +12,9 @@ use sideguard_runtime::telemetry::LogFormat;
 #[command(after_help = "Example:\n  sideguard proxy -c proxy.yaml\n\n\
     Signals: SIGHUP reads the policies again, SIGTERM drains and ends.")]
 pub(crate) struct Arguments {
-    /// Configuration file (kind: Proxy).
+    /// Configuration file (kind: Proxy); the environment alone when absent.
     #[arg(short = 'c', long, value_name = "FILE", env = "SIDEGUARD_CONFIG")]
-    config: PathBuf,
+    config: Option<PathBuf>,
     /// State directory.
     #[arg(long, value_name = "DIR")]
     state: Option<PathBuf>,
@@ -40,5 +40,5 @@ impl From<Form> for LogFormat {
 
 /// Runs the daemon.
 pub(crate) async fn run(arguments: Arguments) -> ExitCode {
-    daemon::run(&arguments.config, arguments.state, arguments.log_format.into()).await
+    daemon::run(arguments.config.as_deref(), arguments.state, arguments.log_format.into()).await
 }

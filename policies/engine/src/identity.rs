@@ -244,6 +244,7 @@ mod tests {
             keys: vec![AgentKey {
                 sha256: "2bb80d537b1da3e38bd30361aa855686bde0eacd7162fef6a25fe97bf527a25b".into(),
             }],
+            ..AgentSpec::default()
         };
         let metadata = Metadata { name: "bot".into(), tenant: Some("acme".into()), ..Metadata::default() };
         assert_eq!(identities.add(&metadata, &spec), []);

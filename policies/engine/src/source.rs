@@ -7,7 +7,7 @@ mod environment;
 mod finding;
 mod suggest;
 
-pub use configuration::{load_control, load_proxy};
+pub use configuration::{load_control, load_injector, load_proxy};
 pub use document::Document;
 pub use finding::{Finding, Severity};
 

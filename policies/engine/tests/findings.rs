@@ -91,13 +91,14 @@ fn the_environment_goes_over_the_file() {
         ("SIDEGUARD_AGENT__NAME", "007"),
         ("SIDEGUARD_SERVICE_HOST", "10.0.0.1"),
         ("HOME", "/root"),
+        ("SIDEGUARD_LISTEN__ADMIN", "[::]:4751"),
     ]
     .map(|(name, value)| (name.to_owned(), value.to_owned()));
     let (metadata, spec) = load_proxy(&Source::new("proxy.yaml", PROXY), &env).expect("it is valid");
     assert_eq!(metadata.name, "proxy");
     assert_eq!(spec.control.map(|control| control.url).as_deref(), Some("http://127.0.0.1:4760"));
     assert_eq!(spec.listen.outbound, "127.0.0.1:0");
-    assert_eq!(spec.listen.admin, "127.0.0.1:4751");
+    assert_eq!(spec.listen.admin, "[::]:4751", "no list, though it begins as one");
     assert_eq!(spec.limits.max_body.0, 2 << 20);
     assert_eq!(spec.policies.len(), 2);
     assert_eq!(spec.agent.map(|agent| agent.name).as_deref(), Some("007"));

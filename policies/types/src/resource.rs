@@ -6,6 +6,7 @@ mod budget;
 mod catalog;
 mod control;
 mod delegation;
+mod injector;
 mod policy;
 mod pool;
 mod proxy;
@@ -22,6 +23,10 @@ pub use budget::{BudgetScope, BudgetSpec, Limit, Per, Unit, Window};
 pub use catalog::{CatalogTool, ToolCatalogSpec};
 pub use control::{ApprovalsSpec, ControlLimits, ControlSpec, ControlTls, SecretFile, SharedStore, Webhook};
 pub use delegation::{Correlate, DelegationSpec, Inbound, Require};
+pub use injector::{
+    Amount, CaMode, Capture, InjectedControl, InjectedProxy, InjectionSpec, InjectorListen, InjectorSpec,
+    MeshSpec, NativeSidecar, PullPolicy, ServerCertificate, SkipOutbound, Waiver,
+};
 pub use policy::{
     ContentMatch, DelegationMatch, MatchSpec, ModeByPoint, ModeSpec, PolicySpec, RuleSpec, VelocitySpec,
 };

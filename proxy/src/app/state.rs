@@ -10,6 +10,7 @@ use std::time::Duration;
 use ed25519_dalek::SigningKey;
 use rustls::ServerConfig;
 use sideguard_capture::ca::Authority;
+use sideguard_capture::java;
 use sideguard_policy::ledger::{Ledger, Subject};
 use sideguard_record::read::{self, Filter};
 use sideguard_record::{Log, Settings, load_or_create_key};
@@ -69,6 +70,9 @@ pub(super) fn open(
     let trusted = if system.is_empty() { bundle.as_slice() } else { system.as_bytes() };
     place(&roots, trusted, 0o600).map_err(|error| failed(&roots, &error))?;
     place(&agents, &bundle, 0o644).map_err(|error| failed(&agents, &error))?;
+    if let Some(dir) = &config.tls.publish {
+        publish(dir, &bundle).map_err(|error| failed(dir, &error))?;
+    }
     let authority = Arc::new(authority);
     let resolver = authority.resolver("sideguard.invalid").map_err(|error| failed(&ca, &error))?;
     let mut server_tls = ServerConfig::builder().with_no_client_auth().with_cert_resolver(resolver);
@@ -97,6 +101,13 @@ pub(super) fn open(
         ledger
     };
     Ok(Files { authority, server_tls: Arc::new(server_tls), roots, log, key: own, ledger })
+}
+
+/// Writes the bundle where agents of other containers find it, in both its forms.
+fn publish(dir: &Path, bundle: &[u8]) -> std::io::Result<()> {
+    let store = java::store(&String::from_utf8_lossy(bundle));
+    place(&dir.join("truststore.jks"), &store, 0o644)?;
+    place(&dir.join("bundle.pem"), bundle, 0o644)
 }
 
 /// An error and its causes in one line.

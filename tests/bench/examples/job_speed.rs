@@ -46,12 +46,15 @@ async fn main() -> Result<()> {
         _ => None,
     };
     let dir = tempfile::tempdir()?;
-    let mut spec = "apiVersion: sideguard.dev/v1\nkind: Control\nspec:\n  listen: \"127.0.0.1:0\"\n".to_owned();
+    let mut spec =
+        "apiVersion: sideguard.dev/v1\nkind: Control\nspec:\n  listen: \"127.0.0.1:0\"\n".to_owned();
     // The bench is a few clients that ask more than such clients do.
     spec.push_str("  limits: {keyRate: 1000000, addressRate: 1000000}\n");
     if let Some((redis, nats)) = servers.as_deref().and_then(|servers| servers.split_once(',')) {
         let namespace = sideguard_runtime::id::token(8);
-        spec.push_str(&format!("  store: {{redis: \"{redis}\", nats: \"{nats}\", namespace: \"{namespace}\"}}\n"));
+        spec.push_str(&format!(
+            "  store: {{redis: \"{redis}\", nats: \"{nats}\", namespace: \"{namespace}\"}}\n"
+        ));
     }
     let file = dir.path().join("control.yaml");
     fs::write(&file, spec)?;
@@ -101,7 +104,8 @@ fn submission(number: u32, idempotent: bool) -> Result<Submit> {
 
 impl Bench {
     async fn worker(&self, room: u32) -> Result<Worker> {
-        let token = self.operator.token(&TokenRequest { tenant: None, agent: None, seconds: None }).await?.token;
+        let token =
+            self.operator.token(&TokenRequest { tenant: None, agent: None, seconds: None }).await?.token;
         let id = sideguard_runtime::id::token(8);
         let enrolled = self.operator.enrol(&Enrol { token, sidecar: id.clone(), key: None }).await?;
         let client = Client::new(&self.url, Some(Secret::new(enrolled.key)), None)?;
@@ -166,7 +170,9 @@ impl Bench {
             worker.end(&job, epoch).await?;
         }
         times.sort_unstable();
-        let at = |part: usize| times.get((times.len() * part / 100).min(times.len() - 1)).copied().unwrap_or_default();
+        let at = |part: usize| {
+            times.get((times.len() * part / 100).min(times.len() - 1)).copied().unwrap_or_default()
+        };
         println!("from submission to a worker: p50 {:?}, p99 {:?} of {TIMED}", at(50), at(99));
         Ok(())
     }
@@ -181,7 +187,10 @@ impl Bench {
         let since = Stopwatch::start();
         let (again, newer) = other.given().await?;
         ensure!(again == job && newer > epoch, "another job came");
-        println!("from a worker's death to another worker: {:.2} s, of which 5 s are its heartbeat's", since.elapsed().as_secs_f64());
+        println!(
+            "from a worker's death to another worker: {:.2} s, of which 5 s are its heartbeat's",
+            since.elapsed().as_secs_f64()
+        );
         other.end(&again, newer).await?;
         ensure!(dying.end(&job, epoch).await.is_err(), "a dead worker's result was taken");
         ensure!(self.operator.job(&job).await?.state == JobState::Succeeded, "the job is done");

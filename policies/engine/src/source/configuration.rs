@@ -1,7 +1,7 @@
-//! The configuration of a daemon: one `kind: Proxy` or `kind: Control` document and the environment over it.
+//! The configuration of a daemon: one `kind: Proxy`, `kind: Control` or `kind: Injector` document and the environment over it.
 
 use serde::de::DeserializeOwned;
-use sideguard_types::resource::{API_VERSION, ControlSpec, Metadata, ProxySpec};
+use sideguard_types::resource::{API_VERSION, ControlSpec, InjectorSpec, Metadata, ProxySpec};
 
 use super::document::{Page, read, take};
 use super::{Finding, Severity, Source, environment, nearest};
@@ -20,6 +20,28 @@ const CONTROL: Kind = Kind {
     name: "Control",
     unnamed: "control",
     keys: &["listen", "state", "store", "tls", "hosts", "limits", "approvals", "lease"],
+};
+
+const INJECTOR: Kind = Kind {
+    name: "Injector",
+    unnamed: "injector",
+    keys: &[
+        "listen",
+        "certificate",
+        "known",
+        "kubernetesVersion",
+        "nativeSidecar",
+        "namespace",
+        "image",
+        "imagePullPolicy",
+        "imagePullSecrets",
+        "capture",
+        "caMode",
+        "proxy",
+        "control",
+        "policies",
+        "mesh",
+    ],
 };
 
 const PROXY: Kind = Kind { name: "Proxy", unnamed: "proxy", keys: &PROXY_KEYS };
@@ -61,6 +83,17 @@ pub fn load_control(
     env: &[(String, String)],
 ) -> Result<(Metadata, ControlSpec), Vec<Finding>> {
     load(&CONTROL, source, env)
+}
+
+/// Reads the configuration of an injector, as [`load_proxy`] does a proxy's.
+///
+/// # Errors
+/// As [`load_proxy`].
+pub fn load_injector(
+    source: &Source,
+    env: &[(String, String)],
+) -> Result<(Metadata, InjectorSpec), Vec<Finding>> {
+    load(&INJECTOR, source, env)
 }
 
 fn load<T: DeserializeOwned>(
@@ -153,7 +186,7 @@ fn envelope(kind: &Kind, page: &Page, root: &Node, findings: &mut Vec<Finding>) 
 #[cfg(test)]
 mod tests {
     use serde::Serialize;
-    use sideguard_types::resource::{ControlSpec, ProxySpec};
+    use sideguard_types::resource::{ControlSpec, InjectorSpec, ProxySpec};
 
     fn same(spec: impl Serialize, keys: &[&str]) {
         let spec = serde_json::to_value(spec).expect("a map");
@@ -168,5 +201,6 @@ mod tests {
     fn every_key_can_be_set_in_the_environment() {
         same(ProxySpec::default(), super::PROXY.keys);
         same(ControlSpec::default(), super::CONTROL.keys);
+        same(InjectorSpec::default(), super::INJECTOR.keys);
     }
 }

@@ -1,5 +1,7 @@
 //! `SIDEGUARD_<PATH>` variables as a second layer over the proxy's configuration.
 
+use std::net::SocketAddrV6;
+
 use crate::yaml::{self, Entry, Mark, Node, Style, Value};
 
 const PREFIX: &str = "SIDEGUARD_";
@@ -48,9 +50,9 @@ fn camel(segment: &str) -> String {
     out
 }
 
-/// Text that begins as a list or a map is read as YAML, everything else stands for itself.
+/// Text that begins as a list or a map is read as YAML, everything else stands for itself; so does an address of IPv6.
 fn read(value: &str, at: Mark) -> Result<Node, String> {
-    if !value.trim_start().starts_with(['[', '{']) {
+    if !value.trim_start().starts_with(['[', '{']) || value.parse::<SocketAddrV6>().is_ok() {
         let value = Value::Scalar(value.to_owned(), Style::Plain);
         return Ok(Node { at, bytes: 0..0, value });
     }

@@ -3,6 +3,8 @@
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use super::InjectionSpec;
+
 /// An agent's rights and how it shows who it is.
 #[derive(Debug, Default, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
@@ -23,6 +25,9 @@ pub struct AgentSpec {
     /// Keys by which a shared gateway knows it.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub keys: Vec<AgentKey>,
+    /// How its pods are made, in Kubernetes.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub injection: Option<InjectionSpec>,
 }
 
 /// One key of an agent: its SHA-256, never the key itself.

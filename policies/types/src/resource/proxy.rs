@@ -203,6 +203,10 @@ pub struct Tls {
     pub min_version: String,
     /// PEM files with roots to trust beside the system's.
     pub trust: Vec<PathBuf>,
+    /// Directory that what agents must trust is written to at the start: `bundle.pem`, the roots and the sidecar's own
+    /// authority, and `truststore.jks`, the same for Java. The state directory has `ca/bundle.pem` in any case.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub publish: Option<PathBuf>,
     /// Redirected TLS connections that name no server.
     pub no_sni: NoSni,
     /// TLS connections whose client hello holds an encrypted one (RFC 9849), or pretends to.
@@ -216,6 +220,7 @@ impl Default for Tls {
             passthrough: Vec::new(),
             min_version: "1.2".to_owned(),
             trust: Vec::new(),
+            publish: None,
             no_sni: NoSni::default(),
             ech: Ech::default(),
         }
