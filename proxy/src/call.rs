@@ -19,9 +19,10 @@ use sideguard_types::units::{MicroUsd, Tokens};
 use sideguard_types::verdict::Verdict;
 
 use crate::feed::Policy;
-use crate::ports::Whose;
+use crate::ports::{Door, Whose};
 use crate::upstreams::Upstream;
 use crate::waits::Waits;
+use crate::work::{Held, Tie};
 
 /// A host name or address, lower case, and a port.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
@@ -82,6 +83,8 @@ fn is_disguised(host: &str) -> bool {
 pub(crate) struct Arrival {
     /// The agent's address.
     pub(crate) from: SocketAddr,
+    /// The port that it came in by.
+    pub(crate) at: SocketAddr,
     /// Where CONNECT asked to go.
     pub(crate) tunnel: Option<HostPort>,
     /// Whether TLS was opened here.
@@ -94,11 +97,14 @@ pub(crate) struct Arrival {
     pub(crate) origin: Option<SocketAddr>,
     /// Whose it is, as far as the kernel tells.
     pub(crate) whose: Whose,
+    /// The one job that it can be for.
+    pub(crate) job: Option<Arc<Held>>,
 }
 
 impl Arrival {
-    pub(crate) const fn new(from: SocketAddr, origin: Option<SocketAddr>, whose: Whose) -> Self {
-        Self { from, tunnel: None, tls: false, sni: None, key: None, origin, whose }
+    pub(crate) fn new(from: SocketAddr, door: &Door, origin: Option<SocketAddr>, whose: Whose) -> Self {
+        let (at, job) = (door.at, door.job.clone());
+        Self { from, at, tunnel: None, tls: false, sni: None, key: None, origin, whose, job }
     }
 }
 
@@ -177,6 +183,10 @@ pub(crate) struct Exchange {
     pub(crate) policy: Arc<Policy>,
     pub(crate) route: Option<Route>,
     pub(crate) caller: Option<Arc<Caller>>,
+    /// The job that it is made for.
+    pub(crate) job: Tie,
+    /// What it asks of the sidecar itself: the target below `/jobs`.
+    pub(crate) own: Option<String>,
     pub(crate) form: Form,
     pub(crate) operation: Operation,
     pub(crate) batch: bool,
@@ -208,6 +218,8 @@ impl Exchange {
             policy,
             route: None,
             caller: None,
+            job: Tie::Free,
+            own: None,
             form: Form::Problem,
             operation: Operation::Plain,
             batch: false,
@@ -251,6 +263,7 @@ impl Exchange {
         }
         record.session.clone_from(&self.session);
         record.trace_id.clone_from(&self.trace_id);
+        record.job = self.job.job().map(str::to_owned);
         record.policy_digest = self.policy.set.digest().to_string();
         if let Some((id, by)) = &self.approval {
             record.approval = Some(id.clone());

@@ -7,10 +7,13 @@ use std::sync::Arc;
 use sideguard_policy::source::{self, Finding, Source};
 use sideguard_runtime::environment;
 use sideguard_types::call::Caller;
-use sideguard_types::resource::{Metadata, ProxySpec};
+use sideguard_types::resource::{Metadata, ProxySpec, WorkerSpec};
 
 use crate::roots;
 use crate::upstreams::Fill;
+
+/// Most jobs that a worker can take at once.
+const MOST_PARALLEL: u32 = 1_000;
 
 /// Why a configuration cannot be used.
 #[derive(Debug, thiserror::Error)]
@@ -97,11 +100,36 @@ pub fn check(spec: &ProxySpec) -> Result<(), ConfigError> {
             "`control.url` is missing: write it as `http://127.0.0.1:4760`, several with commas between",
         );
     }
+    if spec.control.is_some() && spec.upstreams.iter().any(|upstream| upstream.name == "jobs") {
+        return bad(
+            "`upstreams`: no upstream of a fleet's sidecar can be called `jobs`: that path is the sidecar's own",
+        );
+    }
+    if let Some(worker) = &spec.worker {
+        check_worker(spec, worker)?;
+    }
     for path in &spec.tls.trust {
         roots::read(path).map_err(ConfigError::Value)?;
     }
     if spec.limits.max_body.0 == 0 || spec.limits.max_headers.0 < 1024 || spec.limits.max_connections == 0 {
         return bad("`limits`: maxBody and maxConnections must be above zero, maxHeaders at least 1KiB");
+    }
+    Ok(())
+}
+
+fn check_worker(spec: &ProxySpec, worker: &WorkerSpec) -> Result<(), ConfigError> {
+    let bad = |what: &str| Err(ConfigError::Value(what.to_owned()));
+    if spec.control.is_none() {
+        return bad("`worker` needs `control`, which gives out the jobs");
+    }
+    if worker.agent.is_none() && spec.agent.is_none() {
+        return bad("`worker.agent` is missing: which agent works?");
+    }
+    if worker.pools.is_empty() {
+        return bad("`worker.pools` is empty: name the pools that it works in");
+    }
+    if worker.max_parallel == 0 || worker.max_parallel > MOST_PARALLEL {
+        return bad(&format!("`worker.maxParallel` must be from 1 to {MOST_PARALLEL}"));
     }
     Ok(())
 }

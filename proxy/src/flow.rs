@@ -12,7 +12,7 @@ use crate::decide::Withheld;
 use crate::engine::Down;
 use crate::forward::Unsent;
 use crate::observe::End;
-use crate::{accept, approve, audit, classify, decide, forward, identify, observe, reserve, respond};
+use crate::{accept, approve, audit, classify, decide, forward, identify, observe, reserve, respond, work};
 
 /// Serves one exchange. Returns the agent's side when its connection may go on.
 pub(crate) async fn serve(sidecar: &Arc<Sidecar>, arrival: &Arrival, mut down: Down) -> Option<Down> {
@@ -31,7 +31,10 @@ pub(crate) async fn serve(sidecar: &Arc<Sidecar>, arrival: &Arrival, mut down: D
 
 async fn pass(sidecar: &Arc<Sidecar>, arrival: &Arrival, down: &mut Down) -> Result<End, Unsent> {
     let accepted = accept::accept(sidecar, arrival, down).await?;
-    let identified = identify::identify(sidecar, &arrival.whose, accepted)?;
+    let identified = identify::identify(sidecar, arrival, accepted)?;
+    if let Some(asked) = identified.exchange.own.clone() {
+        return Box::pin(work::serve(sidecar, identified, &asked, down)).await;
+    }
     let classified = classify::classify(sidecar, identified, &down.head().headers)?;
     let cleared = match decide::decide(sidecar, classified) {
         Ok(cleared) => cleared,

@@ -10,20 +10,38 @@ use sideguard_types::call::Caller;
 use sideguard_types::refusal::{Code, Refusal};
 
 use crate::app::Sidecar;
-use crate::call::{Accepted, Identified, Refused};
+use crate::call::{Accepted, Arrival, Exchange, Identified, Refused};
 use crate::feed::Policy;
 use crate::ports::Whose;
+use crate::work::Tie;
 
 /// Finds the agent.
-pub(crate) fn identify(sidecar: &Sidecar, whose: &Whose, accepted: Accepted) -> Result<Identified, Refused> {
+pub(crate) fn identify(
+    sidecar: &Sidecar,
+    arrival: &Arrival,
+    accepted: Accepted,
+) -> Result<Identified, Refused> {
     let Accepted { mut exchange, body, key } = accepted;
-    match caller(sidecar, &exchange.policy, whose, key.as_ref()) {
-        Ok(caller) => {
-            exchange.caller = Some(caller);
-            Ok(Identified { exchange, body })
-        }
+    match known(sidecar, &mut exchange, arrival, key.as_ref()) {
+        Ok(()) => Ok(Identified { exchange, body }),
         Err(refusal) => Err(exchange.refuse(refusal)),
     }
+}
+
+/// Puts down whose exchange it is, and for which job.
+pub(crate) fn known(
+    sidecar: &Sidecar,
+    exchange: &mut Exchange,
+    arrival: &Arrival,
+    key: Option<&Secret<String>>,
+) -> Result<(), Refusal> {
+    let caller = caller(sidecar, &exchange.policy, &arrival.whose, key)?;
+    if let Some(work) = sidecar.work.as_ref().filter(|work| work.is_by(&caller)) {
+        let tied = || work.tie(exchange.trace_id.as_deref(), key);
+        exchange.job = arrival.job.clone().map_or_else(tied, Tie::Job);
+    }
+    exchange.caller = Some(caller);
+    Ok(())
 }
 
 /// The agent that the kernel tells; else the one that `key` belongs to; without a key, the configured one.
@@ -40,6 +58,11 @@ pub(crate) fn caller(
             return Err(unauthenticated("no agent has the uid that this connection comes from"));
         }
         Whose::Open => {}
+    }
+    // A process that does one job has that job's key.
+    let of_job = sidecar.work.as_ref().zip(key).and_then(|(work, key)| work.caller_by(key));
+    if let Some(agent) = of_job {
+        return Ok(Arc::clone(agent));
     }
     match (key, &sidecar.agent) {
         (Some(key), own) => match (policy.set.identity_by_key(key.expose().as_bytes()), own) {

@@ -42,3 +42,4 @@ mod tunnel;
 pub mod upstreams;
 mod velocity;
 mod waits;
+pub mod work;

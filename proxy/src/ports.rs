@@ -11,6 +11,7 @@ use sideguard_types::resource::ProxySpec;
 use tokio::net::{TcpListener, UdpSocket};
 
 use crate::config;
+use crate::work::Held;
 
 /// Where the outbound port and the name server are.
 #[derive(Debug)]
@@ -27,6 +28,8 @@ pub(crate) struct Door {
     pub(crate) at: SocketAddr,
     /// The agent that it belongs to.
     pub(crate) agent: Option<Arc<Caller>>,
+    /// The one job that whoever comes in by it does.
+    pub(crate) job: Option<Arc<Held>>,
 }
 
 /// All ports but the admin port, opened.
@@ -56,12 +59,14 @@ async fn configured(spec: &ProxySpec) -> Result<Opened, Shut> {
     for (address, agent) in [(&spec.listen.outbound, None)].into_iter().chain(own) {
         let listener = listen(address).await?;
         let at = listener.local_addr().map_err(|error| (address.clone(), error))?;
-        opened.doors.push((listener, Door { at, agent: agent.map(config::caller) }));
+        opened.doors.push((listener, Door { at, agent: agent.map(config::caller), job: None }));
         // Redirected IPv6 connections arrive at ::1.
         if spec.listen.dns.is_some() && at.ip() == std::net::Ipv4Addr::LOCALHOST {
             let sixth = SocketAddr::from((std::net::Ipv6Addr::LOCALHOST, at.port()));
             if let Ok(listener) = TcpListener::bind(sixth).await {
-                opened.doors.push((listener, Door { at: sixth, agent: agent.map(config::caller) }));
+                opened
+                    .doors
+                    .push((listener, Door { at: sixth, agent: agent.map(config::caller), job: None }));
             }
         }
     }
@@ -86,7 +91,8 @@ pub(crate) async fn listen(address: &str) -> Result<TcpListener, Shut> {
     TcpListener::bind(address).await.map_err(|error| (address.to_owned(), error))
 }
 
-fn handed_over(inside: Inside) -> std::io::Result<Opened> {
+/// The ports inside a namespace.
+pub(crate) fn handed_over(inside: Inside) -> std::io::Result<Opened> {
     let tcp = |listener: std::net::TcpListener| {
         listener.set_nonblocking(true)?;
         TcpListener::from_std(listener)
@@ -97,7 +103,7 @@ fn handed_over(inside: Inside) -> std::io::Result<Opened> {
     };
     let door = |listener: std::net::TcpListener| {
         let at = listener.local_addr()?;
-        Ok((tcp(listener)?, Door { at, agent: None }))
+        Ok((tcp(listener)?, Door { at, agent: None, job: None }))
     };
     Ok(Opened {
         doors: inside.outbound.into_iter().map(door).collect::<std::io::Result<_>>()?,

@@ -43,12 +43,9 @@ pub(crate) async fn plan(sidecar: &Sidecar, arrival: &Arrival) -> Plan {
     let mut exchange = Exchange::new(policy, "CONNECT");
     exchange.route = Some(Route { target: String::new(), tls: to.port == 443, upstream: None, to });
     // Whoever is not known is told so here, where clients expect it (RFC 9110, section 11.7).
-    match identify::caller(sidecar, &exchange.policy, &arrival.whose, arrival.key.as_ref()) {
-        Ok(caller) => exchange.caller = Some(caller),
-        Err(mut refusal) => {
-            refusal.status = 407;
-            return refuse(sidecar, exchange.refuse(refusal));
-        }
+    if let Err(mut refusal) = identify::known(sidecar, &mut exchange, arrival, arrival.key.as_ref()) {
+        refusal.status = 407;
+        return refuse(sidecar, exchange.refuse(refusal));
     }
     let host = exchange.route.as_ref().map_or("", |route| route.to.host.as_str());
     if sidecar.opens(host) {
@@ -79,9 +76,8 @@ pub(crate) async fn redirected(
     let mut exchange =
         Exchange::new(sidecar.policy.load_full(), if inside == Inside::Raw { "TCP" } else { "TLS" });
     exchange.route = Some(Route { target: String::new(), tls: inside == Inside::Closed, upstream: None, to });
-    match identify::caller(sidecar, &exchange.policy, &arrival.whose, None) {
-        Ok(caller) => exchange.caller = Some(caller),
-        Err(refusal) => return Err(exchange.refuse(refusal)),
+    if let Err(refusal) = identify::known(sidecar, &mut exchange, arrival, None) {
+        return Err(exchange.refuse(refusal));
     }
     pass(sidecar, exchange, inside).await
 }
@@ -232,9 +228,7 @@ impl Passage {
         };
         let ended = tokio::select! {
             biased;
-            () = sidecar.until_killed(exchange.caller.as_deref()) => {
-                Err((Code::Killed, "all calls are stopped by the kill switch".to_owned()))
-            }
+            refusal = sidecar.until_closed(&exchange) => Err((refusal.code, refusal.reason)),
             ended = both => ended.map_err(|why| (Code::Unjudgeable, why)),
         };
         let mut outcome = exchange.record(Phase::Outcome, None);

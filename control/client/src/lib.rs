@@ -22,6 +22,7 @@ mod calls;
 mod connect;
 mod error;
 mod feed;
+mod jobs;
 mod keys;
 mod places;
 mod query;

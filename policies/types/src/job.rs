@@ -219,6 +219,9 @@ pub struct Submitter {
     /// The job from within which it was submitted.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub job: Option<String>,
+    /// The sidecar that passed it on.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub sidecar: Option<String>,
 }
 
 /// A worker's hold on a job. A lease with another epoch than the job's is over.
@@ -229,6 +232,8 @@ pub struct Hold {
     pub worker: String,
     /// Its agent.
     pub agent: String,
+    /// The worker's session: one that was lost, or started anew, has another one, and none of its leases.
+    pub session: u64,
     /// The pool by which it came there.
     pub pool: String,
     /// When it was given to the worker.

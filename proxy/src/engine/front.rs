@@ -54,7 +54,7 @@ pub(crate) async fn accept(tcp: TcpStream, from: SocketAddr, door: &Door, sideca
     let origin = origin::destination(&tcp, door.at);
     let whose = sidecar.uids.whose(door.agent.as_ref(), from, origin.unwrap_or(door.at));
     let mut wire = Wire::new(tcp);
-    let mut arrival = Arrival::new(from, origin, whose);
+    let mut arrival = Arrival::new(from, door, origin, whose);
     if let Some(origin) = origin {
         return Box::pin(redirected::serve(wire, arrival, origin, sidecar)).await;
     }

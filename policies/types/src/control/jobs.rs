@@ -70,6 +70,8 @@ pub struct Lease {
 pub struct Work {
     /// What it can do.
     pub skills: Skills,
+    /// What its process is known by: another one has lost the leases of the one before.
+    pub process: String,
     /// Leases that it has, as it knows.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub leases: Vec<Lease>,
