@@ -15,6 +15,7 @@ use crate::app::Sidecar;
 use crate::call::{Accepted, Arrival, Body, Exchange, HostPort, Refused, Route};
 use crate::engine::{BodyFault, Down};
 use crate::feed::Policy;
+use crate::work;
 
 /// Reads a request. The rule named in refusals is the stage's own: `http`.
 pub(crate) async fn accept(
@@ -56,8 +57,15 @@ pub(crate) async fn accept(
     if arrival.inbound.is_none() {
         sidecar.metrics.stripped_headers(reserved_headers(headers));
     }
-    match route(&exchange.policy, arrival, down) {
-        Ok(route) => {
+    if sidecar.fleet.is_some()
+        && arrival.inbound.is_none()
+        && let Some(own) = own(arrival, down)
+    {
+        exchange.own = Some(own.to_owned());
+    }
+    match exchange.own.is_none().then(|| route(&exchange.policy, arrival, down)).transpose() {
+        Ok(None) => {}
+        Ok(Some(route)) => {
             // What comes in is not judged by its path: the agent is.
             let doubt = path::doubtful(route.path()).filter(|_| arrival.inbound.is_none());
             exchange.route = Some(route);
@@ -212,6 +220,20 @@ fn well_formed(raw: &[u8]) -> Result<(), &'static str> {
         (0, _) => Err("`transfer-encoding` stands more than once"),
         _ => Err("both `content-length` and `transfer-encoding` stand"),
     }
+}
+
+/// What a request asks of the sidecar itself: by a path of the outbound port, or by its address where a client takes the
+/// port for a proxy.
+fn own<'d>(arrival: &Arrival, down: &'d Down) -> Option<&'d str> {
+    if arrival.tunnel.is_some() || arrival.origin.is_some() {
+        return None;
+    }
+    let target = std::str::from_utf8(down.target()).ok()?;
+    let Some((tls, at, path)) = absolute(target) else { return work::own(target) };
+    let at = HostPort::parse(at, 80).filter(|at| !tls && at.port == arrival.at.port())?;
+    let here = at.host == "localhost"
+        || at.host.parse::<IpAddr>().is_ok_and(|named| named.is_loopback() || named == arrival.at.ip());
+    work::own(path).filter(|_| here)
 }
 
 /// Works out where a request leads, from the tunnel it is in, its absolute target, or its gateway path.

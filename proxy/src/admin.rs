@@ -9,6 +9,7 @@ use sideguard_runtime::clock;
 
 use crate::app::Sidecar;
 use crate::breaker::State;
+use crate::work::Work;
 
 /// The admin port of one sidecar.
 pub(crate) struct Admin {
@@ -145,6 +146,7 @@ impl Admin {
             "record": {"healthy": sidecar.log.healthy(), "last": sidecar.log.last()},
             "prices": {"date": sidecar.prices.date},
             "busy": sidecar.drain.count(),
+            "worker": sidecar.work.as_ref().map(Work::status),
             "breakers": breakers,
             "budgets": budgets,
         })

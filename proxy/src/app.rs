@@ -2,6 +2,7 @@
 
 mod running;
 mod state;
+mod stops;
 mod sums;
 
 use std::collections::HashMap;
@@ -23,8 +24,7 @@ use sideguard_runtime::otlp::Telemetry;
 use sideguard_runtime::secret::Secret;
 use sideguard_runtime::{admin, clock, signal, tasks};
 use sideguard_types::audit::{Phase, Record};
-use sideguard_types::call::{Caller, Verb};
-use sideguard_types::refusal::{Code, Refusal};
+use sideguard_types::call::Caller;
 use sideguard_types::resource::ProxySpec;
 use tokio::net::TcpListener;
 use tokio::sync::{Notify, Semaphore, watch};
@@ -47,6 +47,7 @@ use crate::sessions::{McpSessions, Runaways};
 use crate::ship;
 use crate::trace::Traces;
 use crate::upstreams;
+use crate::work::{self, Work};
 use sideguard_runtime::velocity::Counters;
 
 pub use running::Running;
@@ -119,6 +120,8 @@ pub struct Sidecar {
     pub(crate) agent: Option<Arc<Caller>>,
     /// The fleet that it belongs to.
     pub(crate) fleet: Option<Fleet>,
+    /// What its agent does for others.
+    pub(crate) work: Option<Work>,
     pub(crate) uids: Uids,
     /// The delegations that agents work under now.
     pub(crate) delegations: Delegations,
@@ -202,33 +205,6 @@ impl Sidecar {
         let troubled = self.breakers.troubled().into_iter().map(named);
         let runaways = self.runaways.all(clock::now()).into_iter();
         troubled.chain(runaways.map(|(agent, _)| format!("agent/{agent}: tripped"))).collect()
-    }
-
-    /// Whether the kill file is there.
-    pub(crate) fn killed(&self) -> bool {
-        *self.killed.borrow()
-    }
-
-    /// Waits until the kill file is there, or the kill switch of a scope that the caller is in is on.
-    pub(crate) async fn until_killed(&self, caller: Option<&Caller>) {
-        let mut file = self.killed.subscribe();
-        // It ends with the sidecar, which outlives whoever waits.
-        let file = file.wait_for(|killed| *killed);
-        match self.fleet.as_ref().zip(caller) {
-            Some((fleet, caller)) => tokio::select! {
-                _ = file => {}
-                () = fleet.until_stopped(caller) => {}
-            },
-            None => drop(file.await),
-        }
-    }
-
-    /// Why calls of an agent may not go on now, if so.
-    pub(crate) fn stops(&self, caller: Option<&Caller>, verb: Verb) -> Option<Refusal> {
-        if self.killed() {
-            return Some(Refusal::new(Code::Killed, "kill", "all calls are stopped by the kill switch"));
-        }
-        self.fleet.as_ref().zip(caller).and_then(|(fleet, caller)| fleet.stops(caller, verb))
     }
 
     /// Whether TLS to a host is opened.
@@ -361,6 +337,7 @@ pub async fn start(
         tasks::Owned::new(&tasks::spawn_vital("look", look(Arc::clone(&sidecar)))),
         tasks::Owned::new(&tasks::spawn_vital("fleet", fleet::belong(Arc::clone(&sidecar)))),
         tasks::Owned::new(&tasks::spawn_vital("leases", lease::keep(Arc::clone(&sidecar)))),
+        tasks::Owned::new(&tasks::spawn_vital("work", work::follow(Arc::clone(&sidecar)))),
     ];
     let ship = ship::ship(Arc::clone(&sidecar), state.to_owned());
     let shipping = tasks::Owned::new(&tasks::spawn_vital("ship", ship));
@@ -377,7 +354,7 @@ pub async fn start(
     record.policy_digest = sidecar.policy.load().set.digest().to_string();
     sidecar.note(&record);
     state::write_ports(state, outbound_at, admin_at, &inbound).map_err(StartError::State)?;
-    Ok(Running { sidecar, outbound: outbound_at, admin: admin_at, tasks, accepting, shipping })
+    Ok(Running { sidecar, outbound: outbound_at, admin: admin_at, tasks, accepting, shipping, places })
 }
 
 /// What a command's surroundings have to know of its upstreams.
@@ -452,6 +429,7 @@ fn assemble(
         passthrough: HostList(config.tls.passthrough.iter().map(|host| host.to_ascii_lowercase()).collect()),
         agent,
         fleet,
+        work: Work::new(&config),
         uids: Uids::new(&config),
         delegations: Delegations::new(config.delegation.clone()),
         key: files.key,

@@ -291,7 +291,8 @@ pub(crate) async fn redeem(sidecar: &Sidecar, mut reserved: Reserved) -> Result<
             // To ask may have taken a while, and it may be stopped by now.
             let verb =
                 reserved.exchange.items.iter().map(|item| item.class.verb).max().unwrap_or(Verb::Admin);
-            match sidecar.stops(reserved.exchange.caller.as_deref(), verb) {
+            let stops = sidecar.stops(reserved.exchange.caller.as_deref(), verb);
+            match stops.or_else(|| reserved.exchange.job.stops()) {
                 Some(refusal) => Err(give_up(reserved, refusal)),
                 None => Ok(reserved),
             }

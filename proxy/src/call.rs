@@ -21,9 +21,10 @@ use sideguard_types::verdict::Verdict;
 use crate::delegations::Under;
 use crate::feed::Policy;
 use crate::inbound::Inbound;
-use crate::ports::Whose;
+use crate::ports::{Door, Whose};
 use crate::upstreams::Upstream;
 use crate::waits::Waits;
+use crate::work::{Held, Tie};
 
 /// A host name or address, lower case, and a port.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
@@ -84,6 +85,8 @@ fn is_disguised(host: &str) -> bool {
 pub(crate) struct Arrival {
     /// The agent's address.
     pub(crate) from: SocketAddr,
+    /// The port that it came in by.
+    pub(crate) at: SocketAddr,
     /// Where CONNECT asked to go.
     pub(crate) tunnel: Option<HostPort>,
     /// Whether TLS was opened here.
@@ -98,11 +101,14 @@ pub(crate) struct Arrival {
     pub(crate) whose: Whose,
     /// The port in front of an agent that it came by.
     pub(crate) inbound: Option<Arc<Inbound>>,
+    /// The one job that it can be for.
+    pub(crate) job: Option<Arc<Held>>,
 }
 
 impl Arrival {
-    pub(crate) const fn new(from: SocketAddr, origin: Option<SocketAddr>, whose: Whose) -> Self {
-        Self { from, tunnel: None, tls: false, sni: None, key: None, origin, whose, inbound: None }
+    pub(crate) fn new(from: SocketAddr, door: &Door, origin: Option<SocketAddr>, whose: Whose) -> Self {
+        let (at, job) = (door.at, door.job.clone());
+        Self { from, at, tunnel: None, tls: false, sni: None, key: None, origin, whose, inbound: None, job }
     }
 }
 
@@ -181,12 +187,14 @@ pub(crate) struct Exchange {
     pub(crate) policy: Arc<Policy>,
     pub(crate) route: Option<Route>,
     pub(crate) caller: Option<Arc<Caller>>,
-    /// The job that it is made for, where that is known.
-    pub(crate) job: Option<String>,
+    /// The job that it is made for.
+    pub(crate) job: Tie,
     /// The delegations that it is made under.
     pub(crate) under: Option<Under>,
     /// Id of the link by which it hands work on, or by which it came in.
     pub(crate) link: Option<String>,
+    /// What it asks of the sidecar itself: the target below `/jobs`.
+    pub(crate) own: Option<String>,
     pub(crate) form: Form,
     pub(crate) operation: Operation,
     pub(crate) batch: bool,
@@ -218,9 +226,10 @@ impl Exchange {
             policy,
             route: None,
             caller: None,
-            job: None,
+            job: Tie::Free,
             under: None,
             link: None,
+            own: None,
             form: Form::Problem,
             operation: Operation::Plain,
             batch: false,
@@ -266,6 +275,7 @@ impl Exchange {
         record.link.clone_from(&self.link);
         record.session.clone_from(&self.session);
         record.trace_id.clone_from(&self.trace_id);
+        record.job = self.job.job().map(str::to_owned);
         record.policy_digest = self.policy.set.digest().to_string();
         if let Some((id, by)) = &self.approval {
             record.approval = Some(id.clone());

@@ -221,7 +221,7 @@ fn item(point: Point, class: Class<'static>) -> Item {
 }
 
 /// Where `part`, a slice of `whole`, stands in it.
-fn span(whole: &[u8], part: &[u8]) -> Option<std::ops::Range<usize>> {
+pub(crate) fn span(whole: &[u8], part: &[u8]) -> Option<std::ops::Range<usize>> {
     let start = (part.as_ptr() as usize).checked_sub(whole.as_ptr() as usize)?;
     let end = start.checked_add(part.len())?;
     (end <= whole.len()).then_some(start..end)

@@ -9,7 +9,7 @@ use sideguard_policy::chain::LONGEST;
 use sideguard_policy::source::{self, Finding, Source};
 use sideguard_runtime::environment;
 use sideguard_types::call::Caller;
-use sideguard_types::resource::{Metadata, ProxySpec};
+use sideguard_types::resource::{Metadata, ProxySpec, WorkerSpec};
 
 use crate::inbound::Inbound;
 use crate::roots;
@@ -17,6 +17,8 @@ use crate::upstreams::Fill;
 
 /// The longest that a delegation may last.
 const DAY: Duration = Duration::from_secs(86_400);
+/// Most jobs that a worker can take at once.
+const MOST_PARALLEL: u32 = 1_000;
 
 /// Why a configuration cannot be used.
 #[derive(Debug, thiserror::Error)]
@@ -112,6 +114,14 @@ pub fn check(spec: &ProxySpec) -> Result<(), ConfigError> {
             "`control.url` is missing: write it as `http://127.0.0.1:4760`, several with commas between",
         );
     }
+    if spec.control.is_some() && spec.upstreams.iter().any(|upstream| upstream.name == "jobs") {
+        return bad(
+            "`upstreams`: no upstream of a fleet's sidecar can be called `jobs`: that path is the sidecar's own",
+        );
+    }
+    if let Some(worker) = &spec.worker {
+        check_worker(spec, worker)?;
+    }
     for path in &spec.tls.trust {
         roots::read(path).map_err(ConfigError::Value)?;
     }
@@ -157,6 +167,23 @@ fn delegation(spec: &ProxySpec) -> Result<(), ConfigError> {
         return bad(
             "`listen.inbound` needs `control`: chains of delegation are checked by control's key".to_owned()
         );
+    }
+    Ok(())
+}
+
+fn check_worker(spec: &ProxySpec, worker: &WorkerSpec) -> Result<(), ConfigError> {
+    let bad = |what: &str| Err(ConfigError::Value(what.to_owned()));
+    if spec.control.is_none() {
+        return bad("`worker` needs `control`, which gives out the jobs");
+    }
+    if worker.agent.is_none() && spec.agent.is_none() {
+        return bad("`worker.agent` is missing: which agent works?");
+    }
+    if worker.pools.is_empty() {
+        return bad("`worker.pools` is empty: name the pools that it works in");
+    }
+    if worker.max_parallel == 0 || worker.max_parallel > MOST_PARALLEL {
+        return bad(&format!("`worker.maxParallel` must be from 1 to {MOST_PARALLEL}"));
     }
     Ok(())
 }

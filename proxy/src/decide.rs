@@ -170,10 +170,7 @@ fn before(
     item: &Item,
     body: &[u8],
 ) -> Result<(), Refusal> {
-    if sidecar.killed() {
-        return Err(Refusal::new(Code::Killed, "kill", "all calls are stopped by the kill switch"));
-    }
-    if let Some(refusal) = sidecar.fleet.as_ref().and_then(|fleet| fleet.stops(caller, item.class.verb)) {
+    if let Some(refusal) = sidecar.stops(Some(caller), item.class.verb).or_else(|| exchange.job.stops()) {
         return Err(refusal);
     }
     let call = exchange.call(caller, item, body);

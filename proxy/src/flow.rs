@@ -13,7 +13,7 @@ use crate::engine::Down;
 use crate::forward::Unsent;
 use crate::observe::End;
 use crate::{
-    accept, approve, audit, classify, decide, forward, identify, inbound, observe, reserve, respond,
+    accept, approve, audit, classify, decide, forward, identify, inbound, observe, reserve, respond, work,
 };
 
 /// Serves one exchange. Returns the agent's side when its connection may go on.
@@ -37,7 +37,10 @@ pub(crate) async fn serve(sidecar: &Arc<Sidecar>, arrival: &Arrival, mut down: D
 
 async fn pass(sidecar: &Arc<Sidecar>, arrival: &Arrival, down: &mut Down) -> Result<End, Unsent> {
     let accepted = accept::accept(sidecar, arrival, down).await?;
-    let identified = identify::identify(sidecar, &arrival.whose, accepted)?;
+    let identified = identify::identify(sidecar, arrival, accepted)?;
+    if let Some(asked) = identified.exchange.own.clone() {
+        return Box::pin(work::serve(sidecar, identified, &asked, down)).await;
+    }
     let classified = classify::classify(sidecar, identified, &down.head().headers)?;
     let cleared = match decide::decide(sidecar, classified) {
         Ok(cleared) => cleared,
@@ -61,7 +64,7 @@ pub(crate) async fn malformed(sidecar: &Sidecar, arrival: &Arrival, down: &mut D
         Some(inbound) => exchange.caller = Some(Arc::clone(&inbound.agent)),
         // Whoever is not known stays so.
         None => {
-            let _ = identify::know(sidecar, &mut exchange, &arrival.whose, arrival.key.as_ref());
+            let _ = identify::know(sidecar, &mut exchange, arrival, arrival.key.as_ref());
         }
     }
     let refusal = Refusal::new(Code::Malformed, "http", "the request is not valid HTTP");

@@ -25,6 +25,7 @@ use crate::delegate;
 use crate::engine::{Destination, Down, Fault, Head, Outgoing, Up};
 use crate::reserve::{self, Held};
 use crate::upstreams::CREDENTIAL_HEADERS;
+use crate::work::Tie;
 
 /// An exchange whose request has left and whose answer has begun.
 pub(crate) struct Sent<'s> {
@@ -100,6 +101,9 @@ pub(crate) async fn forward<'s>(
     if let Some(refusal) = sidecar.stops(reserved.exchange.caller.as_deref(), verb) {
         return Err(abandon(sidecar, reserved, refusal).into());
     }
+    if let Some(refusal) = reserved.exchange.job.stops() {
+        return Err(abandon(sidecar, reserved, refusal).into());
+    }
     let to = Destination {
         address,
         host: route.to.host.clone(),
@@ -110,14 +114,17 @@ pub(crate) async fn forward<'s>(
     let breaker = reserve::upstream_breaker(sidecar, &exchange);
     held.dispatched(&exchange.id);
     let attempted = match limits.time {
-        None => exchange.waits.during(pin!(attempt(sidecar, &to, &out, down))).await,
+        None => exchange.waits.during(pin!(attempt(sidecar, &to, &out, &exchange.job, down))).await,
         Some(limit) => {
-            let mut within = Box::pin(attempt_within(limit, sidecar, &to, &out, down));
+            let mut within = Box::pin(attempt_within(limit, sidecar, &to, &out, &exchange.job, down));
             exchange.waits.during(within.as_mut()).await
         }
     };
     let (mut up, head) = match attempted {
         Ok(Attempt::Answered(answered)) => *answered,
+        Ok(Attempt::Fenced(refusal, left)) => {
+            return Err(fenced(sidecar, exchange, held, *refusal, left).into());
+        }
         Ok(Attempt::Gone) => {
             gone(sidecar, exchange, held, model.as_ref());
             return Err(Unsent::Gone);
@@ -150,20 +157,47 @@ fn carried_out(grant: &Grant) -> &'static str {
 pub(crate) enum Attempt<'s> {
     Answered(Box<(Up<'s>, Head)>),
     Gone,
+    /// The job that it is made for is no longer this worker's. The second value is whether anything may have left.
+    Fenced(Box<Refusal>, bool),
 }
 
-/// Connects, sends and waits for the head. Tried a second time only where nothing can have been taken in. The second
-/// value of an error is whether anything may have left.
+/// [`tries`] while the job that the call is made for is this worker's: it is looked at whenever anything could go on. The
+/// second value of an error is whether anything may have left.
 pub(crate) async fn attempt<'s>(
     sidecar: &'s Sidecar,
     to: &Destination,
     out: &Outgoing,
+    job: &Tie,
+    down: &mut Down,
+) -> Result<Attempt<'s>, (Fault, bool)> {
+    let trying = tries(sidecar, to, out, job, down);
+    if matches!(job, Tie::Free) {
+        return trying.await;
+    }
+    tokio::select! {
+        biased;
+        refusal = job.until_fenced() => Ok(Attempt::Fenced(Box::new(refusal), true)),
+        attempted = trying => attempted,
+    }
+}
+
+/// Connects, sends and waits for the head. Tried a second time only where nothing can have been taken in. The second
+/// value of an error is whether anything may have left.
+async fn tries<'s>(
+    sidecar: &'s Sidecar,
+    to: &Destination,
+    out: &Outgoing,
+    job: &Tie,
     down: &mut Down,
 ) -> Result<Attempt<'s>, (Fault, bool)> {
     let mut tries = 0;
     loop {
         tries += 1;
         let mut up = sidecar.connector.open(to).await.map_err(|fault| (fault, false))?;
+        // The last moment before anything leaves.
+        if let Some(refusal) = job.stops() {
+            return Ok(Attempt::Fenced(Box::new(refusal), tries > 1));
+        }
         match up.send(down, to, out).await {
             Ok(()) => {}
             Err(fault) => match up.early_head().await {
@@ -203,9 +237,10 @@ async fn attempt_within<'s>(
     sidecar: &'s Sidecar,
     to: &Destination,
     out: &Outgoing,
+    job: &Tie,
     down: &mut Down,
 ) -> Result<Attempt<'s>, (Fault, bool)> {
-    match tokio::time::timeout(limit, attempt(sidecar, to, out, down)).await {
+    match tokio::time::timeout(limit, attempt(sidecar, to, out, job, down)).await {
         Ok(done) => done,
         Err(_) => {
             let what = format!("no answer within the {} s that the rule allows", limit.as_secs_f64());
@@ -260,6 +295,24 @@ fn unanswered(sidecar: &Sidecar, exchange: Exchange, held: Held, fault: &Fault, 
     outcome.status = Some(refusal.status);
     outcome.latency_us = Some(exchange.since.micros());
     if left && !fault.untouched {
+        let reserved = held.reserved;
+        outcome.cost_usd = Some(reserved.usd);
+        outcome.budget = held.settle(reserved);
+    } else {
+        held.release();
+    }
+    sidecar.note(&outcome);
+    exchange.refuse(refusal)
+}
+
+/// Refuses a call of a job that was taken away. What may have left is charged in full.
+fn fenced(sidecar: &Sidecar, exchange: Exchange, held: Held, refusal: Refusal, left: bool) -> Refused {
+    let mut outcome = exchange.record(Phase::Outcome, None);
+    outcome.code = Some(refusal.code.as_str().to_owned());
+    outcome.reason.clone_from(&refusal.reason);
+    outcome.status = Some(refusal.status);
+    outcome.latency_us = Some(exchange.since.micros());
+    if left {
         let reserved = held.reserved;
         outcome.cost_usd = Some(reserved.usd);
         outcome.budget = held.settle(reserved);

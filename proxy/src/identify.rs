@@ -10,29 +10,37 @@ use sideguard_types::call::Caller;
 use sideguard_types::refusal::{Code, Refusal};
 
 use crate::app::Sidecar;
-use crate::call::{Accepted, Exchange, Identified, Refused};
+use crate::call::{Accepted, Arrival, Exchange, Identified, Refused};
 use crate::feed::Policy;
 use crate::ports::Whose;
+use crate::work::Tie;
 
 /// Finds the agent.
-pub(crate) fn identify(sidecar: &Sidecar, whose: &Whose, accepted: Accepted) -> Result<Identified, Refused> {
+pub(crate) fn identify(
+    sidecar: &Sidecar,
+    arrival: &Arrival,
+    accepted: Accepted,
+) -> Result<Identified, Refused> {
     let Accepted { mut exchange, body, key } = accepted;
-    match know(sidecar, &mut exchange, whose, key.as_ref()) {
+    match know(sidecar, &mut exchange, arrival, key.as_ref()) {
         Ok(()) => Ok(Identified { exchange, body }),
         Err(refusal) => Err(exchange.refuse(refusal)),
     }
 }
 
-/// Notes the agent whose exchange it is, and the delegations that it works under.
+/// Notes the agent whose exchange it is, the job that it is made for, and the delegations that it works under.
 pub(crate) fn know(
     sidecar: &Sidecar,
     exchange: &mut Exchange,
-    whose: &Whose,
+    arrival: &Arrival,
     key: Option<&Secret<String>>,
 ) -> Result<(), Refusal> {
-    let caller = caller(sidecar, &exchange.policy, whose, key)?;
-    exchange.under =
-        sidecar.delegations.of(&caller.agent, exchange.job.as_deref(), exchange.trace_id.as_deref());
+    let caller = caller(sidecar, &exchange.policy, &arrival.whose, key)?;
+    if let Some(work) = sidecar.work.as_ref().filter(|work| work.is_by(&caller)) {
+        let tied = || work.tie(exchange.trace_id.as_deref(), key);
+        exchange.job = arrival.job.clone().map_or_else(tied, Tie::Job);
+    }
+    exchange.under = sidecar.delegations.of(&caller.agent, exchange.job.job(), exchange.trace_id.as_deref());
     exchange.caller = Some(match &exchange.under {
         Some(under) => Arc::new(under.place(&caller)),
         None => caller,
@@ -54,6 +62,11 @@ fn caller(
             return Err(unauthenticated("no agent has the uid that this connection comes from"));
         }
         Whose::Open => {}
+    }
+    // A process that does one job has that job's key.
+    let of_job = sidecar.work.as_ref().zip(key).and_then(|(work, key)| work.caller_by(key));
+    if let Some(agent) = of_job {
+        return Ok(Arc::clone(agent));
     }
     match (key, &sidecar.agent) {
         (Some(key), own) => match (policy.set.identity_by_key(key.expose().as_bytes()), own) {

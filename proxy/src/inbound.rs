@@ -23,6 +23,7 @@ use crate::delegations::{Guard, Key, Under};
 use crate::engine::{Destination, Down, Head, Length, Outgoing, Up};
 use crate::forward::{self, Attempt, Unsent};
 use crate::observe::{self, End};
+use crate::work::Tie;
 use crate::{accept, delegate};
 
 /// A port in front of an agent.
@@ -66,10 +67,11 @@ pub(crate) async fn pass(
     let attempted = tokio::select! {
         biased;
         () = sidecar.until_killed(caller.as_deref()) => None,
-        attempted = forward::attempt(sidecar, &to, &out, down) => Some(attempted),
+        attempted = forward::attempt(sidecar, &to, &out, &Tie::Free, down) => Some(attempted),
     };
     let (up, head) = match attempted {
         Some(Ok(Attempt::Answered(answered))) => *answered,
+        Some(Ok(Attempt::Fenced(refusal, _))) => return Err(exchange.refuse(*refusal).into()),
         Some(Ok(Attempt::Gone)) => {
             ended(sidecar, &exchange, Some("client_gone"), None);
             return Err(Unsent::Gone);

@@ -44,3 +44,4 @@ mod trace;
 mod tunnel;
 pub mod upstreams;
 mod waits;
+pub mod work;

@@ -12,6 +12,7 @@ use tokio::net::{TcpListener, UdpSocket};
 
 use crate::config;
 use crate::inbound::Inbound;
+use crate::work::Held;
 
 /// Where the outbound port and the name server are.
 #[derive(Debug)]
@@ -30,6 +31,8 @@ pub(crate) struct Door {
     pub(crate) agent: Option<Arc<Caller>>,
     /// What stands behind it, where it leads in.
     pub(crate) inbound: Option<Arc<Inbound>>,
+    /// The one job that whoever comes in by it does.
+    pub(crate) job: Option<Arc<Held>>,
 }
 
 /// All ports but the admin port, opened.
@@ -59,14 +62,17 @@ async fn configured(spec: &ProxySpec) -> Result<Opened, Shut> {
     for (address, agent) in [(&spec.listen.outbound, None)].into_iter().chain(own) {
         let listener = listen(address).await?;
         let at = listener.local_addr().map_err(|error| (address.clone(), error))?;
-        opened.doors.push((listener, Door { at, agent: agent.map(config::caller), inbound: None }));
+        opened
+            .doors
+            .push((listener, Door { at, agent: agent.map(config::caller), inbound: None, job: None }));
         // Redirected IPv6 connections arrive at ::1.
         if spec.listen.dns.is_some() && at.ip() == std::net::Ipv4Addr::LOCALHOST {
             let sixth = SocketAddr::from((std::net::Ipv6Addr::LOCALHOST, at.port()));
             if let Ok(listener) = TcpListener::bind(sixth).await {
-                opened
-                    .doors
-                    .push((listener, Door { at: sixth, agent: agent.map(config::caller), inbound: None }));
+                opened.doors.push((
+                    listener,
+                    Door { at: sixth, agent: agent.map(config::caller), inbound: None, job: None },
+                ));
             }
         }
     }
@@ -74,7 +80,7 @@ async fn configured(spec: &ProxySpec) -> Result<Opened, Shut> {
         let (address, inbound) = spec?;
         let listener = listen(&address).await?;
         let at = listener.local_addr().map_err(|error| (address.clone(), error))?;
-        opened.doors.push((listener, Door { at, agent: None, inbound: Some(Arc::new(inbound)) }));
+        opened.doors.push((listener, Door { at, agent: None, inbound: Some(Arc::new(inbound)), job: None }));
     }
     if let Some(address) = &spec.listen.dns {
         let tcp = listen(address).await?;
@@ -104,7 +110,8 @@ pub(crate) async fn listen(address: &str) -> Result<TcpListener, Shut> {
     }
 }
 
-fn handed_over(inside: Inside) -> std::io::Result<Opened> {
+/// The ports inside a namespace.
+pub(crate) fn handed_over(inside: Inside) -> std::io::Result<Opened> {
     let tcp = |listener: std::net::TcpListener| {
         listener.set_nonblocking(true)?;
         TcpListener::from_std(listener)
@@ -115,7 +122,7 @@ fn handed_over(inside: Inside) -> std::io::Result<Opened> {
     };
     let door = |listener: std::net::TcpListener| {
         let at = listener.local_addr()?;
-        Ok((tcp(listener)?, Door { at, agent: None, inbound: None }))
+        Ok((tcp(listener)?, Door { at, agent: None, inbound: None, job: None }))
     };
     Ok(Opened {
         doors: inside.outbound.into_iter().map(door).collect::<std::io::Result<_>>()?,

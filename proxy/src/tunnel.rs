@@ -43,7 +43,7 @@ pub(crate) async fn plan(sidecar: &Sidecar, arrival: &Arrival) -> Plan {
     let mut exchange = Exchange::new(policy, "CONNECT");
     exchange.route = Some(Route { target: String::new(), tls: to.port == 443, upstream: None, to });
     // Whoever is not known is told so here, where clients expect it (RFC 9110, section 11.7).
-    if let Err(mut refusal) = identify::know(sidecar, &mut exchange, &arrival.whose, arrival.key.as_ref()) {
+    if let Err(mut refusal) = identify::know(sidecar, &mut exchange, arrival, arrival.key.as_ref()) {
         refusal.status = 407;
         return refuse(sidecar, exchange.refuse(refusal));
     }
@@ -76,7 +76,7 @@ pub(crate) async fn redirected(
     let mut exchange =
         Exchange::new(sidecar.policy.load_full(), if inside == Inside::Raw { "TCP" } else { "TLS" });
     exchange.route = Some(Route { target: String::new(), tls: inside == Inside::Closed, upstream: None, to });
-    if let Err(refusal) = identify::know(sidecar, &mut exchange, &arrival.whose, None) {
+    if let Err(refusal) = identify::know(sidecar, &mut exchange, arrival, None) {
         return Err(exchange.refuse(refusal));
     }
     pass(sidecar, exchange, inside).await
@@ -103,7 +103,7 @@ pub(crate) fn unjudgeable(
 ) -> Refused {
     let mut exchange = Exchange::new(sidecar.policy.load_full(), what);
     // Whoever is not known stays so.
-    let _ = identify::know(sidecar, &mut exchange, &arrival.whose, arrival.key.as_ref());
+    let _ = identify::know(sidecar, &mut exchange, arrival, arrival.key.as_ref());
     exchange.route = Some(Route { target: String::new(), tls: what == "TLS", upstream: None, to });
     exchange.items.push(connect_item(&exchange, Inside::Closed));
     exchange.refuse(Refusal::new(Code::Unjudgeable, "connection", reason))
@@ -229,9 +229,7 @@ impl Passage {
         };
         let ended = tokio::select! {
             biased;
-            () = sidecar.until_killed(exchange.caller.as_deref()) => {
-                Err((Code::Killed, "all calls are stopped by the kill switch".to_owned()))
-            }
+            refusal = sidecar.until_closed(&exchange) => Err((refusal.code, refusal.reason)),
             ended = both => ended.map_err(|why| (Code::Unjudgeable, why)),
         };
         let mut outcome = exchange.record(Phase::Outcome, None);
@@ -300,7 +298,7 @@ async fn copy(
 pub(crate) fn malformed(sidecar: &Sidecar, arrival: &Arrival, method: &str, refusal: Refusal) -> Bytes {
     let mut exchange = Exchange::new(sidecar.policy.load_full(), method);
     // Whoever is not known stays so.
-    let _ = identify::know(sidecar, &mut exchange, &arrival.whose, None);
+    let _ = identify::know(sidecar, &mut exchange, arrival, None);
     reply(sidecar, exchange.refuse(refusal))
 }
 

@@ -168,7 +168,7 @@ fn tell(finding: &Finding) {
 /// Makes the namespaces of `run --isolate netns` and lets them go.
 fn isolation() -> Finding {
     const CHECK: &str = "isolation";
-    match isolated::prepare(Vec::new(), None, Vec::new()) {
+    match isolated::prepare(Vec::new(), None, Vec::new(), isolated::Ways::Inherited) {
         Ok(_) if rustix::process::geteuid().is_root() => Finding::ok(
             CHECK,
             "netns: `sideguard run` takes in everything that its command sends (as root: name a user with --user)",

@@ -29,6 +29,7 @@ mod token;
 mod top;
 mod up;
 mod wait;
+mod worker;
 
 use std::process::ExitCode;
 
@@ -57,6 +58,8 @@ struct Arguments {
 enum Verb {
     /// Runs a command under a sidecar.
     Run(run::Arguments),
+    /// Does jobs that control gives out: runs a command for each, under a sidecar.
+    Worker(worker::Arguments),
     /// Runs the sidecar or egress gateway as a daemon.
     Proxy(proxy::Arguments),
     /// Runs the control service.
@@ -152,6 +155,7 @@ fn main() -> ExitCode {
     let arguments = Arguments::parse();
     match arguments.verb {
         Verb::Run(arguments) => in_runtime(|| run::run(arguments)),
+        Verb::Worker(arguments) => in_runtime(|| worker::run(arguments)),
         Verb::Proxy(arguments) => in_runtime(|| proxy::run(arguments)),
         Verb::Control(arguments) => in_runtime(|| control::run(arguments)),
         Verb::Up(arguments) => in_runtime(|| up::run(arguments)),

@@ -133,9 +133,7 @@ pub(crate) fn ended(
     if !holds(job, worker, epoch) {
         return if told_before(job, worker, epoch) { Ok(false) } else { Err(Over) };
     }
-    let started = job.hold.as_ref().is_some_and(|hold| hold.started.is_some());
     match said {
-        Said::GivenBack if started => return Err(Over),
         Said::GivenBack => {
             // The worker's doing, not the job's.
             job.attempts = job.attempts.saturating_sub(1);

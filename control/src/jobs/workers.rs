@@ -52,7 +52,7 @@ impl Jobs {
             if !over.is_empty() || !jobs.is_empty() || left.is_zero() || fresh {
                 let lease = worker.until.since(clock::now()).saturating_sub(MARGIN);
                 // Counted by the worker from when it sent its question.
-                let lease = lease.saturating_sub(since.elapsed());
+                let lease = lease.saturating_add(since.elapsed());
                 let lease_ms = u64::try_from(lease.as_millis()).unwrap_or(0);
                 let refused = set.as_deref().map(|set| refused(set, &worker)).unwrap_or_default();
                 return Ok(Told { jobs, over, lease_ms, refused });

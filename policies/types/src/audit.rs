@@ -94,6 +94,9 @@ pub struct Record {
     /// W3C trace id.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub trace_id: Option<String>,
+    /// The job that it was made for.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub job: Option<String>,
     /// Id of the call; empty for `control`.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub call: String,
@@ -174,6 +177,7 @@ impl Record {
             link: None,
             session: None,
             trace_id: None,
+            job: None,
             call: String::new(),
             point: None,
             topic: String::new(),

@@ -25,6 +25,8 @@ pub enum Code {
     BreakerTripped,
     /// A kill switch is on.
     Killed,
+    /// It is made for a job that is no longer this worker's.
+    Fenced,
     /// The call cannot be judged: undecodable, or an unknown path of a governed provider.
     Unjudgeable,
     /// The body is larger than allowed.
@@ -55,6 +57,7 @@ impl Code {
             Self::RateLimited => "rate_limited",
             Self::BreakerTripped => "breaker_tripped",
             Self::Killed => "killed",
+            Self::Fenced => "fenced",
             Self::Unjudgeable => "unjudgeable",
             Self::BodyTooLarge => "body_too_large",
             Self::Malformed => "malformed",
@@ -74,6 +77,7 @@ impl Code {
             | Self::ScopeDenied
             | Self::ApprovalRequired
             | Self::Killed
+            | Self::Fenced
             | Self::Unjudgeable => 403,
             Self::BudgetExhausted => 402,
             Self::RateLimited => 429,

@@ -34,6 +34,7 @@ pub use pool::{Backoff, Heartbeat, LIMITS as JOB_LIMITS, Reassign, WorkerPoolSpe
 pub use proxy::{
     AuditSpec, BoundAgent, BreakerSpec, Breakers, Control, Ech, Limits, Listen, McpRefusal, NamedUpstream,
     NoSni, PriceSpec, ProxySpec, Refusals, RunawaySpec, Size, Sync, Tls, TokenFile, ToolCallRefusal,
+    WorkerSpec,
 };
 pub use sink::{
     BatchForm, NdjsonSink, OtlpSink, SinkFilter, SinkFormat, SinkSecret, SinkSpec, SyslogForm, SyslogSink,

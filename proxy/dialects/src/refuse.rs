@@ -127,6 +127,7 @@ fn decision(code: Code) -> &'static str {
         | Code::BudgetExhausted
         | Code::BreakerTripped
         | Code::Killed
+        | Code::Fenced
         | Code::Unjudgeable
         | Code::BodyTooLarge
         | Code::Malformed

@@ -11,7 +11,7 @@ use sideguard_types::refusal::{Code, Refusal};
 use sideguard_types::resource::{Dialect, McpRefusal};
 use sideguard_types::time::Timestamp;
 
-const CODES: [Code; 15] = [
+const CODES: [Code; 16] = [
     Code::PolicyDenied,
     Code::ScopeDenied,
     Code::ApprovalRequired,
@@ -19,6 +19,7 @@ const CODES: [Code; 15] = [
     Code::RateLimited,
     Code::BreakerTripped,
     Code::Killed,
+    Code::Fenced,
     Code::Unjudgeable,
     Code::BodyTooLarge,
     Code::Malformed,

@@ -17,8 +17,9 @@ pub fn now() -> Timestamp {
 #[derive(Debug, Clone, Copy)]
 pub struct Stopwatch(Duration);
 
-/// Time since the machine was started, sleep included.
-fn since_boot() -> Duration {
+/// Time since the machine was started, sleep included: what no change of the system's clock disturbs.
+#[must_use]
+pub fn uptime() -> Duration {
     let time = clock_gettime(ClockId::Boottime);
     Duration::new(u64::try_from(time.tv_sec).unwrap_or(0), u32::try_from(time.tv_nsec).unwrap_or(0))
 }
@@ -27,19 +28,19 @@ impl Stopwatch {
     /// Starts one.
     #[must_use]
     pub fn start() -> Self {
-        Self(since_boot())
+        Self(uptime())
     }
 
     /// Time since it was started.
     #[must_use]
     pub fn elapsed(self) -> Duration {
-        since_boot().saturating_sub(self.0)
+        uptime().saturating_sub(self.0)
     }
 
     /// One that was started so much later, but not after now.
     #[must_use]
     pub fn later(self, by: Duration) -> Self {
-        Self(self.0.saturating_add(by).min(since_boot()))
+        Self(self.0.saturating_add(by).min(uptime()))
     }
 
     /// Whole microseconds since it was started.

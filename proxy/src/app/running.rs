@@ -4,12 +4,17 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use sideguard_capture::isolate::Inside;
 use sideguard_capture::rules;
+use sideguard_runtime::clock::Stopwatch;
 use sideguard_runtime::{clock, tasks};
 use sideguard_types::audit::{Phase, Record};
+use tokio::sync::Semaphore;
 
 use super::{Sidecar, state};
-use crate::{fleet, ship};
+use crate::ports::{self, Door, Opened};
+use crate::work::{Hands, Task};
+use crate::{fleet, nameserver, ship};
 
 /// Longest time that the collector of telemetry is waited for at the end.
 const FLUSH: Duration = Duration::from_secs(3);
@@ -22,6 +27,8 @@ pub struct Running {
     pub(super) tasks: Vec<tasks::Owned>,
     pub(super) accepting: Vec<tasks::Owned>,
     pub(super) shipping: tasks::Owned,
+    /// Places for connections.
+    pub(super) places: Arc<Semaphore>,
 }
 
 impl Running {
@@ -73,6 +80,36 @@ impl Running {
         }
     }
 
+    /// Takes the jobs of its worker into this process's own hands, where it has one. No agent gets any from now on.
+    #[must_use]
+    pub fn hands(&self) -> Option<Hands> {
+        Hands::of(&self.sidecar)
+    }
+
+    /// Opens the ports of a namespace in which one job is done: what comes in there is made for it. They are open until
+    /// what is returned is dropped.
+    ///
+    /// # Errors
+    /// When a port cannot be used.
+    pub fn enter(&self, inside: Inside, task: &Task) -> std::io::Result<Vec<tasks::Owned>> {
+        let Opened { doors, dns_tcp, dns_udp } = ports::handed_over(inside)?;
+        let sidecar = &self.sidecar;
+        let doors = doors.into_iter().map(|(listener, door)| {
+            let door = Arc::new(Door { job: Some(Arc::clone(task.held())), ..door });
+            let accept = super::accept(listener, door, Arc::clone(&self.places), Arc::clone(sidecar));
+            tasks::Owned::new(&tasks::spawn("accept", accept))
+        });
+        let udp = dns_udp.into_iter().map(|socket| {
+            let serve = nameserver::serve_udp(socket, Arc::clone(sidecar));
+            tasks::Owned::new(&tasks::spawn("dns-udp", serve))
+        });
+        let tcp = dns_tcp.into_iter().map(|listener| {
+            let serve = nameserver::serve_tcp(listener, Arc::clone(sidecar));
+            tasks::Owned::new(&tasks::spawn("dns-tcp", serve))
+        });
+        Ok(doors.chain(udp).chain(tcp).collect())
+    }
+
     /// Waits until somebody asks it to drain (`POST /drain`).
     pub async fn drain_asked(&self) {
         self.sidecar.drain.wait_begin().await;
@@ -89,12 +126,24 @@ impl Running {
     }
 
     async fn end(self, deadline: Duration, hurry: impl Future<Output = ()>, for_good: bool) {
-        drop(self.accepting);
         self.sidecar.drain.begin();
-        let idle = tokio::select! {
-            idle = self.sidecar.drain.wait_idle(deadline) => idle,
-            () = hurry => false,
+        let since = Stopwatch::start();
+        tokio::pin!(hurry);
+        // An agent at work still has to be let in: its calls, and its result.
+        let hurried = match &self.sidecar.work {
+            Some(work) => tokio::select! {
+                _ = tokio::time::timeout(deadline, work.until_done()) => false,
+                () = &mut hurry => true,
+            },
+            None => false,
         };
+        drop(self.accepting);
+        let left = deadline.saturating_sub(since.elapsed());
+        let idle = !hurried
+            && tokio::select! {
+                idle = self.sidecar.drain.wait_idle(left) => idle,
+                () = hurry => false,
+            };
         if !idle {
             tracing::warn!(busy = self.sidecar.drain.count(), "calls were still under way at the deadline");
         }

@@ -53,12 +53,12 @@ pub(crate) async fn accept(tcp: TcpStream, from: SocketAddr, door: &Door, sideca
         return;
     }
     if let Some(inbound) = &door.inbound {
-        return Box::pin(arrive(Wire::new(tcp), from, Arc::clone(inbound), sidecar)).await;
+        return Box::pin(arrive(Wire::new(tcp), from, (door, Arc::clone(inbound)), sidecar)).await;
     }
     let origin = origin::destination(&tcp, door.at);
     let whose = sidecar.uids.whose(door.agent.as_ref(), from, origin.unwrap_or(door.at));
     let mut wire = Wire::new(tcp);
-    let mut arrival = Arrival::new(from, origin, whose);
+    let mut arrival = Arrival::new(from, door, origin, whose);
     if let Some(origin) = origin {
         return Box::pin(redirected::serve(wire, arrival, origin, sidecar)).await;
     }
@@ -92,8 +92,13 @@ pub(crate) async fn accept(tcp: TcpStream, from: SocketAddr, door: &Door, sideca
 }
 
 /// Serves a connection to the agent that stands behind an inbound port.
-async fn arrive(mut wire: Wire, from: SocketAddr, inbound: Arc<Inbound>, sidecar: Arc<Sidecar>) {
-    let mut arrival = Arrival::new(from, None, Whose::Open);
+async fn arrive(
+    mut wire: Wire,
+    from: SocketAddr,
+    (door, inbound): (&Door, Arc<Inbound>),
+    sidecar: Arc<Sidecar>,
+) {
+    let mut arrival = Arrival::new(from, door, None, Whose::Open);
     arrival.inbound = Some(inbound);
     match kind(&mut wire).await {
         Kind::Http1 => serve(Box::new(wire), arrival, sidecar, false).await,

@@ -149,15 +149,13 @@ impl Stream<'_> {
                 None => std::future::pending().await,
             }
         };
-        let killed = self.sidecar.until_killed(judge.exchange.caller.as_deref());
-        tokio::pin!(late, killed);
+        let exchange = judge.exchange;
+        let stopped = self.sidecar.until_stopped(exchange);
+        tokio::pin!(late, stopped);
         loop {
             let part = tokio::select! {
                 biased;
-                () = &mut killed => {
-                    let refusal = Refusal::new(Code::Killed, "kill", "all calls are stopped by the kill switch");
-                    return self.cut(refusal).await;
-                }
+                refusal = &mut stopped => return self.cut(refusal).await,
                 part = up.part() => part,
                 _ = self.down.gone() => return Ended::Gone,
                 () = &mut late => {

@@ -56,7 +56,7 @@ pub(super) async fn filtered(
                 };
                 tokio::select! {
                     biased;
-                    () = sidecar.until_killed(settlement.exchange.caller.as_deref()) => Err(Code::Killed.as_str()),
+                    stopped = sidecar.until_stopped(&settlement.exchange) => Err(stopped.code.as_str()),
                     ended = in_time => ended,
                 }
             }

@@ -45,7 +45,7 @@ pub(super) async fn plain(sidecar: &Sidecar, sent: Sent<'_>, down: &mut Down) ->
         let left = limits.left(&settlement.exchange);
         (answered.code, end) = tokio::select! {
             biased;
-            () = sidecar.until_killed(settlement.exchange.caller.as_deref()) => (Some(Code::Killed.as_str()), End::Broken),
+            stopped = sidecar.until_stopped(&settlement.exchange) => (Some(stopped.code.as_str()), End::Broken),
             ended = within(left, parts(&mut up, down, limits.bytes)) => ended,
         };
     }

@@ -4,7 +4,6 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
-use sideguard_types::refusal::Code;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 
 use super::settle::{Answered, Settlement};
@@ -32,8 +31,9 @@ pub(super) async fn upgraded(sidecar: &Sidecar, sent: Sent<'_>, down: &mut Down)
             (Some(near), Some(far)) => {
                 let bytes = [AtomicU64::new(0), AtomicU64::new(0)];
                 tokio::select! {
+                    biased;
+                    stopped = sidecar.until_closed(&settlement.exchange) => answered.code = Some(stopped.code.as_str()),
                     () = carry(near, far, &bytes) => {}
-                    () = sidecar.until_killed(settlement.exchange.caller.as_deref()) => answered.code = Some(Code::Killed.as_str()),
                 }
                 answered.bytes = Some(bytes.map(AtomicU64::into_inner));
             }

@@ -67,6 +67,11 @@ impl Place {
         Self { control, key_file, ca_file, state, ..Self::default() }
     }
 
+    /// The service's address.
+    pub(crate) fn address(&self) -> Outcome<String> {
+        Ok(self.find(&environment::variable)?.url)
+    }
+
     /// A client of the service.
     pub(crate) fn client(&self) -> Outcome<Client> {
         let found = self.find(&environment::variable)?;

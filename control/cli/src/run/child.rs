@@ -1,7 +1,6 @@
 //! The command under the sidecar: its environment, its signals, its exit status.
 
 use std::io::{ErrorKind, IsTerminal};
-use std::net::SocketAddr;
 use std::os::unix::process::ExitStatusExt;
 use std::path::Path;
 use std::process::{ExitCode, ExitStatus};
@@ -36,9 +35,10 @@ const PROXY: [&str; 6] = ["HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "http_proxy"
 /// What a command finds in its environment; `None` takes a variable away.
 pub(crate) type Variables = Vec<(String, Option<String>)>;
 
-/// What the command's environment changes: `proxy` is where it has to go by itself, none where it is taken there anyway;
+/// What the command's environment changes: `proxy` is where it has to go by itself, as `[user:key@]address:port`, none where
+/// it is taken there anyway;
 /// `trust` is the directory with the bundle of roots; `keys` are variables whose values are not for the command.
-pub(super) fn variables(proxy: Option<SocketAddr>, trust: &Path, keys: &[String]) -> Variables {
+pub(crate) fn variables(proxy: Option<&str>, trust: &Path, keys: &[String]) -> Variables {
     let url = proxy.map(|proxy| format!("http://{proxy}"));
     let mut variables = Vec::new();
     for name in PROXY {
@@ -61,7 +61,7 @@ pub(super) fn variables(proxy: Option<SocketAddr>, trust: &Path, keys: &[String]
 }
 
 /// Changes a command's environment.
-pub(super) fn set(command: &mut Command, variables: Variables) {
+pub(crate) fn set(command: &mut Command, variables: Variables) {
     for (name, value) in variables {
         match value {
             Some(value) => command.env(name, value),
@@ -97,6 +97,11 @@ pub(super) fn not_started(program: &str, error: &std::io::Error) -> ExitCode {
 }
 
 impl Started {
+    /// The process alone: it is sent no signals any more.
+    pub(super) fn into_child(self) -> Child {
+        self.child
+    }
+
     /// Waits for the command and passes signals on to it.
     pub(super) async fn wait(mut self) -> ExitCode {
         let pid = self.child.id().and_then(|id| Pid::from_raw(i32::try_from(id).unwrap_or(0)));

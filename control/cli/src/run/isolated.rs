@@ -5,7 +5,7 @@ use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 use std::os::unix::fs::FileTypeExt;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
-use std::process::ExitCode;
+use std::process::{ExitCode, Stdio};
 use std::sync::mpsc;
 
 use anyhow::Context;
@@ -13,7 +13,7 @@ use rustix::process::{Pid, WaitOptions, kill_process, wait};
 use sideguard_capture::isolate::{self, Channel, Inside, IsolateError, Plan, Setup, User};
 use sideguard_capture::java;
 use sideguard_runtime::environment;
-use tokio::process::Command;
+use tokio::process::{Child, Command};
 
 use super::child::{self, Started, Variables};
 
@@ -24,14 +24,25 @@ pub(crate) const INNER: &str = "__inner";
 const SELF: &str = "/proc/self/exe";
 /// The sidecar's ports inside.
 const OUTBOUND: u16 = 4750;
+/// Where the sidecar is for a command inside.
+pub(crate) const AT: &str = "127.0.0.1:4750";
 const DNS: u16 = 4753;
 /// Where the sidecar's authority shows to the command, in a `/run` of its own.
-pub(super) const TRUST: &str = "/run/sideguard";
+pub(crate) const TRUST: &str = "/run/sideguard";
 /// Where Java looks for roots, beside the JDKs in [`JDKS`].
 const JAVA_STORES: [&str; 2] = ["/etc/ssl/certs/java/cacerts", "/etc/pki/java/cacerts"];
 /// Directories of JDKs.
 const JDKS: &str = "/usr/lib/jvm";
 const JDK_STORE: &str = "lib/security/cacerts";
+
+/// Where a command's input comes from and what it writes goes to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Ways {
+    /// As for this program.
+    Inherited,
+    /// From and to this program, which alone sends it signals.
+    Piped,
+}
 
 /// A namespace that waits for its command.
 pub(crate) struct Space {
@@ -45,6 +56,7 @@ pub(crate) fn prepare(
     local: Vec<u16>,
     user: Option<User>,
     mut variables: Variables,
+    ways: Ways,
 ) -> Result<(Space, Inside), String> {
     let (mut channel, end) = Channel::pair().map_err(|error| error.to_string())?;
     let mut command = Command::new(SELF);
@@ -57,6 +69,10 @@ pub(crate) fn prepare(
         ]);
     }
     child::set(&mut command, variables);
+    if ways == Ways::Piped {
+        command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        command.process_group(0).kill_on_drop(true);
+    }
     let started = child::start(&mut command, "sideguard").map_err(|_| "it cannot start itself".to_owned())?;
     drop(end);
     let setup = Setup { outbound: OUTBOUND, dns: DNS, local };
@@ -72,13 +88,30 @@ impl Space {
         state: &Path,
         authority: &str,
     ) -> anyhow::Result<(ExitCode, [u64; sideguard_capture::rules::DROPPED.len()])> {
+        self.begin(command, state, authority)?;
+        let code = self.started.wait().await;
+        Ok((code, self.channel.dropped()))
+    }
+
+    /// Starts the command. Its namespace is there until the process that is returned has ended.
+    pub(crate) fn start(
+        mut self,
+        command: &[String],
+        state: &Path,
+        authority: &str,
+    ) -> anyhow::Result<(Child, Channel)> {
+        self.begin(command, state, authority)?;
+        Ok((self.started.into_child(), self.channel))
+    }
+
+    fn begin(&mut self, command: &[String], state: &Path, authority: &str) -> anyhow::Result<()> {
         let bundle = state.join("ca/bundle.pem");
         let bundle = std::fs::read_to_string(&bundle)
             .with_context(|| format!("cannot read `{}`", bundle.display()))?;
         let hidden = hidden(state).context("cannot hide the sidecar's state")?;
         let plan = Plan {
             command: command.to_vec(),
-            user: self.user,
+            user: self.user.clone(),
             hidden,
             trust: TRUST.into(),
             authority: authority.to_owned(),
@@ -87,9 +120,7 @@ impl Space {
             bundle,
             sockets: isolate::listening(),
         };
-        self.channel.start(&plan)?;
-        let code = self.started.wait().await;
-        Ok((code, self.channel.dropped()))
+        Ok(self.channel.start(&plan)?)
     }
 }
 
@@ -287,7 +318,7 @@ fn name_of(uid: u32) -> Option<Account> {
 ///
 /// # Errors
 /// When there is no such user, or nobody but root could become one.
-pub(super) fn user(named: Option<&str>) -> Result<Option<User>, String> {
+pub(crate) fn user(named: Option<&str>) -> Result<Option<User>, String> {
     let root = rustix::process::geteuid().is_root();
     let Some(named) = named else {
         let number = |name| environment::variable(name).and_then(|value| value.parse().ok());

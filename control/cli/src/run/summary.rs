@@ -22,19 +22,19 @@ struct Sums {
 
 /// Watches the record and tells the user.
 #[derive(Debug)]
-pub(super) struct Summary {
+pub(crate) struct Summary {
     verbose: bool,
     colour: bool,
     sums: Mutex<Sums>,
 }
 
 impl Summary {
-    pub(super) fn new(verbose: bool) -> Self {
+    pub(crate) fn new(verbose: bool) -> Self {
         Self { verbose, colour: crate::colour(&std::io::stderr()), sums: Mutex::default() }
     }
 
     /// The sums, for people, on standard error.
-    pub(super) fn print(&self, state: &Path) {
+    pub(crate) fn print(&self, state: &Path) {
         let sums = *self.sums.lock();
         let about = if sums.estimated { " (partly estimated)" } else { "" };
         eprintln!(
@@ -48,7 +48,7 @@ impl Summary {
     }
 
     /// The sums as JSON.
-    pub(super) fn report(&self, state: &Path) -> serde_json::Value {
+    pub(crate) fn report(&self, state: &Path) -> serde_json::Value {
         let sums = *self.sums.lock();
         json!({
             "calls": sums.calls,

@@ -154,7 +154,7 @@ pub enum Outcome {
         #[serde(default)]
         retry: bool,
     },
-    /// Not at all: it was not started, and somebody else may have it.
+    /// Not at all: the agent never had it, and somebody else may.
     GivenBack,
 }
 

@@ -46,6 +46,41 @@ pub struct ProxySpec {
     pub breakers: Breakers,
     /// How work is handed to other agents, and taken from them.
     pub delegation: DelegationSpec,
+    /// What its agent does for others: jobs that control gives out.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub worker: Option<WorkerSpec>,
+}
+
+/// An agent that takes jobs. Its sidecar speaks with control: it registers the worker, renews its leases, fetches jobs
+/// and hands them over at `/jobs` of the outbound port.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, rename_all = "camelCase", default)]
+pub struct WorkerSpec {
+    /// The agent that works; `spec.agent` when absent.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub agent: Option<String>,
+    /// Pools that it wants to work in; each pool says whom it takes.
+    pub pools: Vec<String>,
+    /// What it can do: a job that requires something else goes elsewhere.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub capabilities: Vec<String>,
+    /// Labels, for the placement of jobs.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub labels: BTreeMap<String, String>,
+    /// How many jobs it takes at once.
+    pub max_parallel: u32,
+}
+
+impl Default for WorkerSpec {
+    fn default() -> Self {
+        Self {
+            agent: None,
+            pools: Vec::new(),
+            capabilities: Vec::new(),
+            labels: BTreeMap::new(),
+            max_parallel: 1,
+        }
+    }
 }
 
 /// An agent that is known by where its connections come from.

@@ -13,6 +13,7 @@ pub(super) fn openai(refusal: &Refusal) -> Value {
         | Code::ScopeDenied
         | Code::ApprovalRequired
         | Code::Killed
+        | Code::Fenced
         | Code::Unjudgeable => "permission_denied",
         Code::BudgetExhausted => "insufficient_quota",
         Code::RateLimited => "rate_limit_exceeded",
@@ -40,6 +41,7 @@ pub(super) fn anthropic(refusal: &Refusal) -> Value {
         | Code::ScopeDenied
         | Code::ApprovalRequired
         | Code::Killed
+        | Code::Fenced
         | Code::Unjudgeable => "permission_error",
         Code::BudgetExhausted => "billing_error",
         Code::RateLimited => "rate_limit_error",
@@ -65,7 +67,9 @@ pub(super) fn anthropic(refusal: &Refusal) -> Value {
 pub(super) fn google(refusal: &Refusal) -> Value {
     let status = match refusal.code {
         Code::Unjudgeable if upstream(refusal) => "UNAVAILABLE",
-        Code::PolicyDenied | Code::ScopeDenied | Code::Killed | Code::Unjudgeable => "PERMISSION_DENIED",
+        Code::PolicyDenied | Code::ScopeDenied | Code::Killed | Code::Fenced | Code::Unjudgeable => {
+            "PERMISSION_DENIED"
+        }
         Code::ApprovalRequired => "FAILED_PRECONDITION",
         Code::BudgetExhausted | Code::RateLimited => "RESOURCE_EXHAUSTED",
         Code::BodyTooLarge | Code::Malformed => "INVALID_ARGUMENT",
