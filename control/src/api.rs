@@ -24,6 +24,7 @@ use sideguard_store::Store;
 
 use crate::approvals::Webhooks;
 use crate::budgets::Budgets;
+use crate::cluster::Accounts;
 use crate::error::Failure;
 use crate::feed::Waiting;
 use crate::keys::Principal;
@@ -59,6 +60,8 @@ pub(crate) struct Control {
     /// Whether only this machine reaches the port.
     pub(crate) loopback: bool,
     pub(crate) budgets: Arc<Budgets>,
+    /// The cluster whose service accounts enrol.
+    pub(crate) kubernetes: Option<Arc<Accounts>>,
 }
 
 /// Who may use a route.

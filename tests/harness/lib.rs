@@ -3,6 +3,7 @@
 
 pub mod browser;
 pub mod client;
+pub mod cluster;
 pub mod command;
 pub mod control;
 pub mod fake;
@@ -16,6 +17,7 @@ pub mod setting;
 pub mod sidecar;
 pub mod tls;
 
+pub use cluster::Cluster;
 pub use fake::{Fake, Seen};
 pub use pod::Pod;
 pub use raw::RawFake;

@@ -7,6 +7,7 @@ mod breakers;
 mod budgets;
 mod central_record;
 mod client;
+mod cluster;
 mod connections;
 mod control_tls;
 mod disguises;

@@ -18,7 +18,10 @@ use serde::{Deserialize, Serialize};
 pub use agent::{AgentKey, AgentSpec};
 pub use budget::{BudgetScope, BudgetSpec, Limit, Per, Unit, Window};
 pub use catalog::{CatalogTool, ToolCatalogSpec};
-pub use control::{ApprovalsSpec, ControlLimits, ControlSpec, ControlTls, SecretFile, SharedStore, Webhook};
+pub use control::{
+    AgentFrom, ApprovalsSpec, ControlLimits, ControlSpec, ControlTls, KubernetesSpec, SecretFile,
+    SharedStore, Webhook,
+};
 pub use policy::{
     ContentMatch, DelegationMatch, MatchSpec, ModeByPoint, ModeSpec, PolicySpec, RuleSpec, VelocitySpec,
 };

@@ -19,7 +19,7 @@ struct Kind {
 const CONTROL: Kind = Kind {
     name: "Control",
     unnamed: "control",
-    keys: &["listen", "state", "store", "tls", "hosts", "limits", "approvals", "lease"],
+    keys: &["listen", "state", "store", "tls", "hosts", "limits", "approvals", "lease", "kubernetes"],
 };
 
 const PROXY: Kind = Kind { name: "Proxy", unnamed: "proxy", keys: &PROXY_KEYS };
