@@ -26,6 +26,7 @@ use sideguard_store::Store;
 
 use crate::approvals::Webhooks;
 use crate::budgets::Budgets;
+use crate::cluster::Accounts;
 use crate::error::Failure;
 use crate::feed::Waiting;
 use crate::jobs::Jobs;
@@ -63,6 +64,8 @@ pub(crate) struct Control {
     pub(crate) loopback: bool,
     pub(crate) budgets: Arc<Budgets>,
     pub(crate) jobs: Arc<Jobs>,
+    /// The cluster whose service accounts enrol.
+    pub(crate) kubernetes: Option<Arc<Accounts>>,
 }
 
 /// Who may use a route.

@@ -5,6 +5,7 @@ use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use sideguard_kubernetes::ConnectError;
 use sideguard_runtime::otlp::Telemetry;
 use sideguard_runtime::{clock, id, ports, tasks};
 use sideguard_store::{Store, StoreError};
@@ -15,6 +16,7 @@ use tokio::sync::watch;
 use crate::api::{self, Control, Hosts};
 use crate::approvals::Webhooks;
 use crate::budgets::Budgets;
+use crate::cluster::Kubernetes;
 use crate::error::Failure;
 use crate::feed::Waiting;
 use crate::jobs::Jobs;
@@ -53,6 +55,9 @@ pub enum StartError {
     /// The port cannot speak TLS.
     #[error("tls: {0}")]
     Tls(#[from] TlsError),
+    /// The cluster cannot be asked.
+    #[error("kubernetes: {0}")]
+    Kubernetes(#[from] ConnectError),
     /// A webhook cannot be used.
     #[error("{0}")]
     Webhook(String),
@@ -70,7 +75,7 @@ impl StartError {
     /// Whether the configuration is at fault.
     #[must_use]
     pub const fn is_configuration(&self) -> bool {
-        matches!(self, Self::Webhook(_) | Self::Tls(_))
+        matches!(self, Self::Webhook(_) | Self::Tls(_) | Self::Kubernetes(_))
     }
 }
 
@@ -131,6 +136,10 @@ pub async fn start(spec: &ControlSpec, state: &Path) -> Result<Running, StartErr
         listener.local_addr().map_err(|source| StartError::Listen { address: listen.to_owned(), source })?;
     let known = Arc::new(Known::default());
     let jobs = Arc::new(Jobs::new(store.clone()));
+    let cluster = match &spec.kubernetes {
+        Some(kubernetes) => Some(Kubernetes::open(kubernetes, &dir).await?),
+        None => None,
+    };
     let control = Arc::new(Control {
         store: store.clone(),
         signer,
@@ -145,7 +154,9 @@ pub async fn start(spec: &ControlSpec, state: &Path) -> Result<Running, StartErr
         metrics: Arc::clone(&metrics),
         loopback: address.ip().is_loopback(),
         certificates: spec.tls.as_ref().is_some_and(|tls| tls.clients.is_some()),
+        kubernetes: cluster.as_ref().map(Kubernetes::accounts),
     });
+    let mirrored = cluster.map(|cluster| cluster.start(&store, &waiting)).unwrap_or_default();
     let watched = Arc::clone(&control);
     let live = tasks::spawn("records", async move { watched.records.live.run(watched.store.clone()).await });
     let (stop, stopped) = watch::channel(false);
@@ -167,8 +178,9 @@ pub async fn start(spec: &ControlSpec, state: &Path) -> Result<Running, StartErr
     let board = tasks::spawn("jobs", Arc::clone(&jobs).follow());
     let plan = Arc::clone(&jobs).reconcile(Arc::clone(&waiting), replica.clone());
     let plan = tasks::spawn("reconcile", plan);
-    let following =
+    let mut following: Vec<tasks::Owned> =
         [&follow, &keys, &live, &notify, &sweep, &tend, &board, &plan].map(tasks::Owned::new).into();
+    following.extend(mirrored);
     let told = [("control", url.clone()), ("operator_key_file", operator_key.display().to_string())];
     ports::announce(state, &told)
         .map_err(|source| StartError::State { path: state.join(ports::FILE), source })?;

@@ -68,5 +68,8 @@ pub fn load(file: Option<&Path>) -> Result<ControlSpec, String> {
         anchor(&mut tls.key);
         tls.clients.iter_mut().for_each(anchor);
     }
+    if let Some(kubernetes) = &mut spec.kubernetes {
+        kubernetes.kubeconfig.iter_mut().for_each(anchor);
+    }
     Ok(spec)
 }

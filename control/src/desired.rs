@@ -81,6 +81,15 @@ pub(crate) struct Head {
 pub(crate) enum Wish {
     /// Objects in place of those with their names.
     Apply(Apply),
+    /// Objects in place of those with their names, and others that go, where this generation is in force.
+    Sync {
+        /// The objects.
+        documents: Vec<Text>,
+        /// Those that go.
+        gone: BTreeSet<Name>,
+        /// The generation.
+        expect: u64,
+    },
     /// Objects that go.
     Delete(Vec<Name>),
     /// An earlier generation's objects.
@@ -191,7 +200,7 @@ pub(crate) async fn sources(
 }
 
 /// The name under which findings speak of an object, and from which a safety.yaml document takes its own.
-fn file(name: &Name) -> String {
+pub(crate) fn file(name: &Name) -> String {
     format!("{}/{}/{}.yaml", name.tenant, name.kind.to_lowercase(), name.name)
 }
 
@@ -206,6 +215,7 @@ pub(crate) async fn change(
     let before = &head.kept;
     let (verb, dry, expect) = match &wish {
         Wish::Apply(apply) => ("apply", apply.dry_run, apply.expect),
+        Wish::Sync { expect, .. } => ("sync", false, Some(*expect)),
         Wish::Delete(_) => ("delete", false, None),
         Wish::Rollback(_) => ("rollback", false, None),
     };
@@ -224,6 +234,13 @@ pub(crate) async fn change(
             warnings = given.warnings;
             may_apply(before, by, &given.objects)?;
             applied(before, number, by, given.objects, apply.prune.as_ref(), &mut fresh)
+        }
+        Wish::Sync { documents, gone, .. } => {
+            let given = texts::split(&documents)?.objects;
+            may_apply(before, by, &given)?;
+            let mut entries = applied(before, number, by, given, None, &mut fresh);
+            entries.retain(|entry| !gone.contains(&entry.name));
+            entries
         }
         Wish::Delete(names) => {
             for name in &names {

@@ -23,6 +23,8 @@ pub(crate) const OWN: &str = "sideguard.control";
 const KEY: &str = "sgk_";
 /// How long an enrolment token is good when nothing else is asked for.
 const TOKEN_LIFE: Duration = Duration::from_secs(3_600);
+/// How long a sidecar's key is good that it got by somebody else's word; it asks for another one after half of that.
+const ADMITTED: Duration = Duration::from_secs(2 * 3_600);
 /// How exactly it is known when a key was used last.
 const COARSE: Duration = Duration::from_secs(600);
 /// Digits of a key's hash that name it.
@@ -344,14 +346,7 @@ pub(crate) async fn enrol(
     signer: String,
 ) -> Result<Enrolled, Failure> {
     let Enrol { token, sidecar, key } = enrol;
-    if sidecar.contains('/') {
-        return Err(Failure::Invalid(format!("`{sidecar}` is not a sidecar's id")));
-    }
-    let key = match key {
-        Some(key) if is_well_made(&key) => key,
-        Some(_) => return Err(Failure::Invalid("a key is `sgk_` and 64 hex digits".to_owned())),
-        None => fresh(),
-    };
+    let key = asked(&sidecar, key)?;
     let at = own_key(&format!("tokens/{}", hash(&token)))?;
     let kept = store.documents.get(now, &at).await?.ok_or(Failure::Unauthenticated)?;
     let whose: Kept = serde_json::from_slice(&kept.value).map_err(|_| Failure::Broken(at.to_string()))?;
@@ -360,7 +355,7 @@ pub(crate) async fn enrol(
     let current = own_key(&format!("enrolled/{tenant}/{sidecar}"))?;
     let principal =
         Principal { agent: agent.clone(), ..Principal::new(sidecar, Role::Sidecar, Some(tenant.clone())) };
-    let enrolled = Enrolled { key, tenant, agent, signer };
+    let enrolled = Enrolled { key, tenant, agent, signer, renew: None };
     if let Some(spent) = whose.spent {
         // The key may have been revoked since.
         let same = spent == hash(&enrolled.key) && self::whose(store, now, &enrolled.key).await? == principal;
@@ -378,6 +373,75 @@ pub(crate) async fn enrol(
     }
     match store.documents.put_all(now, edits).await {
         Ok(_) => Ok(enrolled),
+        Err(StoreError::Conflict { .. }) => Err(Failure::Unauthenticated),
+        Err(error) => Err(error.into()),
+    }
+}
+
+/// The key that a sidecar asks for by its own id.
+fn asked(sidecar: &str, key: Option<String>) -> Result<String, Failure> {
+    if sidecar.contains('/') {
+        return Err(Failure::Invalid(format!("`{sidecar}` is not a sidecar's id")));
+    }
+    match key {
+        Some(key) if is_well_made(&key) => Ok(key),
+        Some(_) => Err(Failure::Invalid("a key is `sgk_` and 64 hex digits".to_owned())),
+        None => Ok(fresh()),
+    }
+}
+
+/// Gives a sidecar a key for a while, on the word of somebody else than an enrolment token of ours: for this tenant and
+/// agent. A sidecar's id stays one agent's: nobody enrols by it for another one.
+pub(crate) async fn admit(
+    store: &Store,
+    now: Timestamp,
+    enrol: Enrol,
+    (tenant, agent): (String, String),
+    signer: String,
+) -> Result<Enrolled, Failure> {
+    let Enrol { sidecar, key, .. } = enrol;
+    let key = asked(&sidecar, key)?;
+    let current = own_key(&format!("enrolled/{tenant}/{sidecar}"))?;
+    let former = store.documents.get(now, &current).await?;
+    let former_hash = former.as_ref().and_then(|former| std::str::from_utf8(&former.value).ok());
+    let holder = match former_hash {
+        Some(hash) => store.documents.get(now, &self::at(hash)?).await?,
+        None => None,
+    };
+    if let Some(holder) = &holder {
+        let kept: KeptKey =
+            serde_json::from_slice(&holder.value).map_err(|_| Failure::Broken(holder.key.to_string()))?;
+        if kept.principal.agent.as_ref() != Some(&agent) {
+            return Err(Failure::Forbidden("enrol by this sidecar's id: it is another agent's"));
+        }
+    }
+    let principal = Principal {
+        agent: Some(agent.clone()),
+        ..Principal::new(sidecar, Role::Sidecar, Some(tenant.clone()))
+    };
+    let expires = now.plus(ADMITTED);
+    let kept = KeptKey { principal, created: now, used: None, expires: Some(expires) };
+    let value = serde_json::to_vec(&kept).map_err(|error| Failure::Invalid(error.to_string()))?;
+    let own = hash(&key);
+    let again = former_hash == Some(own.as_str());
+    // Nobody's key but its own former one may be in that place.
+    let expect = match &holder {
+        Some(holder) if again => Expect::Revision(holder.revision),
+        _ => Expect::Absent,
+    };
+    let place = former.as_ref().map_or(Expect::Absent, |former| Expect::Revision(former.revision));
+    let mut edits = vec![
+        Edit::put(self::at(&own)?, value.into(), expect).until(Some(expires)),
+        Edit::put(current, own.into_bytes().into(), place).until(Some(expires)),
+    ];
+    if let Some(former) = former_hash.filter(|_| !again) {
+        edits.push(Edit::delete(self::at(former)?, Expect::Any));
+    }
+    match store.documents.put_all(now, edits).await {
+        Ok(_) => {
+            let renew = Some(now.plus(ADMITTED / 2));
+            Ok(Enrolled { key, tenant, agent: Some(agent), signer, renew })
+        }
         Err(StoreError::Conflict { .. }) => Err(Failure::Unauthenticated),
         Err(error) => Err(error.into()),
     }

@@ -3,13 +3,15 @@
 //! It keeps the desired state as a sequence of generations ([`desired`]), hands each one signed to the sidecars that watch for
 //! it ([`feed`]), grants them leases of budgets ([`budgets`]), knows how they stand ([`registry`]), keeps the record that they
 //! ship and finds it again ([`records`]), and stops what a kill switch names ([`kills`]). Who may do what is
-//! settled by keys ([`keys`]). [`api`] has one file for each part; [`app`] puts everything together. Nothing here knows the
+//! settled by keys ([`keys`]). What a Kubernetes cluster's users write, and whose its service accounts are, comes in by
+//! [`cluster`]. [`api`] has one file for each part; [`app`] puts everything together. Nothing here knows the
 //! proxy; what is kept goes through `sideguard-store`.
 
 pub mod api;
 pub mod app;
 mod approvals;
 mod budgets;
+mod cluster;
 pub mod daemon;
 mod delegations;
 pub mod desired;

@@ -19,9 +19,9 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
 use std::time::Duration;
 
-use arc_swap::ArcSwap;
+use arc_swap::{ArcSwap, ArcSwapOption};
 use parking_lot::Mutex;
-use sideguard_client::Client;
+use sideguard_client::{Client, ClientError};
 use sideguard_policy::source::{self, Source};
 use sideguard_runtime::clock::{self, Stopwatch};
 use sideguard_runtime::secret::Secret;
@@ -71,6 +71,10 @@ pub(crate) struct Fleet {
     passports: passport::Passports,
     /// The tenant that it is enrolled for.
     tenant: ArcSwap<String>,
+    /// The only agent that it is enrolled for, where its token named one.
+    agent: ArcSwapOption<String>,
+    /// Whether control has refused its key.
+    disowned: AtomicBool,
     recent: Mutex<Recent>,
     /// Whether what is kept is what is in force: after a restart an older policy must not count as fresh.
     kept: AtomicBool,
@@ -169,6 +173,8 @@ impl Fleet {
             heard: Mutex::new(Heard { before: Timestamp(0), since: None, kept: None }),
             passports: passport::Passports::default(),
             tenant: ArcSwap::default(),
+            agent: ArcSwapOption::empty(),
+            disowned: AtomicBool::new(false),
             recent: Mutex::default(),
             kept: AtomicBool::new(true),
             trouble: Mutex::new(None),
@@ -179,7 +185,7 @@ impl Fleet {
             acknowledged: watch::Sender::new(0),
         };
         if let Some(identity) = kept::identity(state)? {
-            fleet.tenant.store(Arc::new(identity.tenant.clone()));
+            fleet.enrolled(&identity);
             fleet.passports.trust(&identity);
             if let Some(last) = kept::generation(state, &identity)? {
                 fleet.sources.store(Arc::new(taking::sources(&last)));
@@ -191,6 +197,19 @@ impl Fleet {
             fleet.heard.lock().before = kept::heard(state)?;
         }
         Ok(fleet)
+    }
+
+    /// Takes over whom it is enrolled for.
+    fn enrolled(&self, identity: &Enrolled) {
+        self.tenant.store(Arc::new(identity.tenant.clone()));
+        self.agent.store(identity.agent.clone().map(Arc::new));
+    }
+
+    /// Takes in an error of control's: it may not know this sidecar's key any more.
+    fn heed(&self, error: &ClientError) {
+        if matches!(error, ClientError::Refused(problem) if problem.status == 401) {
+            self.disowned.store(true, Ordering::Release);
+        }
     }
 
     /// The sidecar's id.
@@ -256,6 +275,10 @@ impl Fleet {
         }
         if *caller.tenant != **self.tenant.load() {
             let reason = format!("this sidecar is enrolled for another tenant than `{}`", caller.tenant);
+            return Some(Refusal::new(Code::Unauthenticated, "control", reason));
+        }
+        if let Some(own) = self.agent.load().as_ref().filter(|own| *caller.agent != ***own) {
+            let reason = format!("this sidecar is enrolled for `{own}`, and for no other agent");
             return Some(Refusal::new(Code::Unauthenticated, "control", reason));
         }
         let silent = self.silent();
@@ -433,7 +456,7 @@ mod tests {
 
     fn enrolled(key: &SigningKey) -> Enrolled {
         let signer = hex(key.verifying_key().as_bytes());
-        Enrolled { key: String::new(), tenant: "acme".to_owned(), agent: None, signer }
+        Enrolled { key: String::new(), tenant: "acme".to_owned(), agent: None, signer, renew: None }
     }
 
     fn signed(key: &SigningKey, beat: Beat) -> Beat {

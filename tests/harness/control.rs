@@ -169,6 +169,7 @@ impl State {
                 tenant: "acme".to_owned(),
                 agent: None,
                 signer: "00".to_owned(),
+                renew: None,
             }),
             ("GET", ["feed"]) => value(self.feed(&query)),
             // As a service that is not sure of what is in force.

@@ -3,6 +3,7 @@
 
 pub mod browser;
 pub mod client;
+pub mod cluster;
 pub mod command;
 pub mod control;
 pub mod fake;
@@ -18,6 +19,7 @@ pub mod setting;
 pub mod sidecar;
 pub mod tls;
 
+pub use cluster::Cluster;
 pub use fake::{Fake, Seen};
 pub use injector::Injector;
 pub use pod::Pod;

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use cargo_metadata::{DependencyKind, Metadata, MetadataCommand};
 
-const RANKS: [(&str, u8); 14] = [
+const RANKS: [(&str, u8); 15] = [
     ("sideguard-types", 0),
     ("sideguard-runtime", 1),
     ("sideguard-policy", 2),
@@ -14,6 +14,7 @@ const RANKS: [(&str, u8); 14] = [
     ("sideguard-record", 2),
     ("sideguard-store", 2),
     ("sideguard-client", 2),
+    ("sideguard-kubernetes", 2),
     ("sideguard-proxy", 3),
     ("sideguard-control", 3),
     ("sideguard-injector", 3),

@@ -8,6 +8,7 @@ mod budgets;
 mod central_record;
 mod chaos;
 mod client;
+mod cluster;
 mod connections;
 mod control_tls;
 mod delegation;

@@ -9,6 +9,7 @@ use futures_util::StreamExt;
 use http::{HeaderMap, HeaderName, StatusCode, header};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
+use sideguard_kubernetes::reviews as tokens;
 use sideguard_runtime::clock;
 use sideguard_types::control::feed::{Beat, Has, Leave};
 use sideguard_types::control::{
@@ -51,6 +52,9 @@ pub(super) async fn enrol(
     Body(enrol): Body<Enrol>,
 ) -> Result<Json<Enrolled>, Failure> {
     let signer = control.signer.public();
+    if let Some(kubernetes) = control.kubernetes.as_ref().filter(|_| tokens::is_plausible(&enrol.token)) {
+        return kubernetes.enrol(&control.store, clock::now(), enrol, signer).await.map(Json);
+    }
     keys::enrol(&control.store, clock::now(), enrol, signer).await.map(Json)
 }
 

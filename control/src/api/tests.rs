@@ -43,6 +43,7 @@ pub(crate) async fn control_over(store: Store) -> Arc<Control> {
         limits: Limits::new(&ControlLimits::default()),
         hosts: Hosts::new(Ipv4Addr::LOCALHOST.into(), &[]),
         certificates: false,
+        kubernetes: None,
     })
 }
 

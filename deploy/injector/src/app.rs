@@ -6,12 +6,15 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
+use sideguard_kubernetes::ConnectError;
 use sideguard_runtime::{admin, tasks};
+use sideguard_types::resource::InjectorSpec;
 use tokio::net::TcpListener;
 use tokio::sync::watch;
 
 use crate::admin::Admin;
 use crate::certificate::{self, Certificate, CertificateError};
+use crate::cluster::{self, Place};
 use crate::known::{Facts, Known};
 use crate::metrics::Metrics;
 use crate::serve::{self, Desk};
@@ -37,6 +40,9 @@ pub enum StartError {
         /// Why.
         reason: String,
     },
+    /// It is not known how the cluster is reached.
+    #[error("cluster: {0}")]
+    Cluster(#[from] ConnectError),
     /// A port cannot be opened.
     #[error("cannot listen on `{address}`: {source}")]
     Listen {
@@ -54,7 +60,7 @@ impl StartError {
     /// Whether the user's own files are at fault.
     #[must_use]
     pub const fn is_configuration(&self) -> bool {
-        matches!(self, Self::Settings(_) | Self::Certificate(_) | Self::Known { .. })
+        matches!(self, Self::Settings(_) | Self::Certificate(_) | Self::Known { .. } | Self::Cluster(_))
     }
 }
 
@@ -68,17 +74,19 @@ pub struct Running {
     _tasks: Vec<tasks::Owned>,
 }
 
-/// Starts an injector. `facts` and `certificate` are told by whoever watches the cluster, where the configuration names no
-/// files for them.
+/// Starts an injector. Where the configuration names no files for what is known and for the certificate, the cluster tells.
 ///
 /// # Errors
 /// Why it cannot start. The configuration is checked before any port opens.
-pub async fn start(
-    settings: Settings,
-    facts: Facts,
-    certificate: Certificate,
-) -> Result<Running, StartError> {
+pub async fn start(settings: Settings) -> Result<Running, StartError> {
+    let (facts, certificate) = (Facts::default(), Certificate::default());
     let mut owned = Vec::new();
+    let InjectorSpec { known, certificate: files, cluster, .. } = &settings.spec;
+    if known.is_none() || files.is_none() {
+        let watched = known.is_none().then(|| facts.clone());
+        let kept = files.is_none().then(|| certificate.clone());
+        owned.extend(cluster::start(Place::from(cluster), watched, kept).await?);
+    }
     if let Some(files) = settings.spec.certificate.clone() {
         certificate.read(&files.certificate, &files.key)?;
         let follow = certificate::follow(certificate.clone(), files.certificate, files.key);

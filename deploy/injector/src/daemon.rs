@@ -10,8 +10,6 @@ use sideguard_runtime::{environment, limits, signal};
 use sideguard_types::resource::InjectorSpec;
 
 use crate::app;
-use crate::certificate::Certificate;
-use crate::known::Facts;
 use crate::settings::Settings;
 
 /// Runs until SIGTERM or SIGINT, on defaults when no file is named. Exit codes: 0, 64 for a bad configuration, 125 for
@@ -29,10 +27,7 @@ pub async fn run(file: Option<&Path>, format: LogFormat) -> ExitCode {
         Ok(settings) => settings,
         Err(error) => return failed(&error, 64),
     };
-    if settings.spec.certificate.is_none() || settings.spec.known.is_none() {
-        return failed("configuration: `certificate` and `known` must name files", 64);
-    }
-    let running = match app::start(settings, Facts::default(), Certificate::default()).await {
+    let running = match app::start(settings).await {
         Ok(running) => running,
         Err(error) => return failed(&error.to_string(), if error.is_configuration() { 64 } else { 125 }),
     };
@@ -66,7 +61,7 @@ pub fn load(file: Option<&Path>) -> Result<InjectorSpec, String> {
         .map_err(|findings| findings.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n"))?;
     let base = file.and_then(Path::parent).unwrap_or(Path::new(""));
     let anchor = |path: &mut PathBuf| *path = base.join(&*path);
-    spec.known.iter_mut().for_each(anchor);
+    spec.known.iter_mut().chain(&mut spec.cluster.kubeconfig).for_each(anchor);
     if let Some(certificate) = &mut spec.certificate {
         anchor(&mut certificate.certificate);
         anchor(&mut certificate.key);

@@ -9,6 +9,7 @@
 
 pub mod app;
 pub mod certificate;
+pub mod cluster;
 pub mod daemon;
 pub mod inject;
 pub mod known;

@@ -154,7 +154,7 @@ pub struct Generation {
     pub time: Timestamp,
     /// Name of the key of whoever made it.
     pub by: String,
-    /// What it was made by: `apply`, `delete`, `rollback`.
+    /// What it was made by: `apply`, `delete`, `rollback`, or `sync` for objects of a cluster.
     pub verb: String,
     /// How many objects it has.
     pub objects: u64,
@@ -340,7 +340,7 @@ impl Kills {
     }
 }
 
-/// `POST /v1/enrol`: a sidecar's first word, with a token that is good for one enrolment.
+/// `POST /v1/enrol`: a sidecar's first word, with a token that is good for one enrolment, or a service account's.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Enrol {
@@ -367,6 +367,10 @@ pub struct Enrolled {
     pub agent: Option<String>,
     /// Public key that generations are signed with (Ed25519), in hex.
     pub signer: String,
+    /// When the sidecar has to enrol again, by a token that is good for more than one enrolment; its key ends some time
+    /// after that. Never when absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub renew: Option<Timestamp>,
 }
 
 /// How a sidecar stands to the newest generation.

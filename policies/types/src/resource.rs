@@ -21,11 +21,14 @@ use serde::{Deserialize, Serialize};
 pub use agent::{AgentKey, AgentSpec};
 pub use budget::{BudgetScope, BudgetSpec, Limit, Per, Unit, Window};
 pub use catalog::{CatalogTool, ToolCatalogSpec};
-pub use control::{ApprovalsSpec, ControlLimits, ControlSpec, ControlTls, SecretFile, SharedStore, Webhook};
+pub use control::{
+    AgentFrom, ApprovalsSpec, ControlLimits, ControlSpec, ControlTls, KubernetesSpec, SecretFile,
+    SharedStore, Webhook,
+};
 pub use delegation::{Correlate, DelegationSpec, Inbound, Require};
 pub use injector::{
-    Amount, CaMode, Capture, InjectedControl, InjectedProxy, InjectionSpec, InjectorListen, InjectorSpec,
-    MeshSpec, NativeSidecar, PullPolicy, ServerCertificate, SkipOutbound, Waiver,
+    Amount, CaMode, Capture, InjectedControl, InjectedProxy, InjectionSpec, InjectorCluster, InjectorListen,
+    InjectorSpec, MeshSpec, NativeSidecar, PullPolicy, ServerCertificate, SkipOutbound, Waiver,
 };
 pub use policy::{
     ContentMatch, DelegationMatch, MatchSpec, ModeByPoint, ModeSpec, PolicySpec, RuleSpec, VelocitySpec,

@@ -58,7 +58,10 @@ pub(super) async fn follow(way: Way<'_>) -> Result<Never, String> {
                 way.ask().await.map_err(|error| error.to_string())?;
                 held_back = 0;
             }
-            Ended::Broken(error) => return Err(error.to_string()),
+            Ended::Broken(error) => {
+                way.fleet.heed(&error);
+                return Err(error.to_string());
+            }
         }
     }
 }

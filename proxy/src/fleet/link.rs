@@ -3,12 +3,13 @@
 use std::fs;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use sha2::{Digest, Sha256};
 use sideguard_client::{Client, ClientError, Identity};
 use sideguard_runtime::chance;
-use sideguard_runtime::clock::Stopwatch;
+use sideguard_runtime::clock::{self, Stopwatch};
 use sideguard_runtime::secret::Secret;
 use sideguard_types::control::feed::Leave;
 use sideguard_types::control::{Enrol, Enrolled};
@@ -29,15 +30,33 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(5);
 /// Nothing: a session ends in an error or not at all.
 pub(super) enum Never {}
 
+/// Why a session ends.
+enum Ended {
+    /// The key is halfway to its end.
+    Renew,
+    /// Control is out of reach, or refuses this sidecar.
+    Away(String),
+}
+
+impl From<String> for Ended {
+    fn from(error: String) -> Self {
+        Self::Away(error)
+    }
+}
+
 /// Belongs to the fleet until the task is dropped.
 pub(crate) async fn belong(sidecar: Arc<Sidecar>) {
     let Some(fleet) = &sidecar.fleet else { return };
-    let mut pause = PAUSE;
+    let (mut pause, mut renew) = (PAUSE, false);
     loop {
         let since = Stopwatch::start();
-        match session(&sidecar, fleet).await {
+        match session(&sidecar, fleet, std::mem::take(&mut renew)).await {
             Ok(never) => match never {},
-            Err(error) => {
+            Err(Ended::Renew) => {
+                renew = true;
+                continue;
+            }
+            Err(Ended::Away(error)) => {
                 tracing::warn!(%error, "control is out of reach");
                 *fleet.trouble.lock() = Some(error);
             }
@@ -50,22 +69,39 @@ pub(crate) async fn belong(sidecar: Arc<Sidecar>) {
     }
 }
 
-async fn session(sidecar: &Arc<Sidecar>, fleet: &Fleet) -> Result<Never, String> {
+async fn session(sidecar: &Arc<Sidecar>, fleet: &Fleet, renew: bool) -> Result<Never, Ended> {
     let told = |error: ClientError| error.to_string();
     let client = client(&fleet.rules)?.anywhere();
-    let identity = enrolled(fleet, &client).await?;
-    fleet.tenant.store(Arc::new(identity.tenant.clone()));
+    let identity = enrolled(fleet, &client, renew).await?;
+    fleet.enrolled(&identity);
     fleet.passports.trust(&identity);
     let client = client.with_key(&Secret::new(identity.key.clone())).map_err(told)?;
     let secret = Secret::new(Sha256::digest(identity.key.as_bytes()).into());
     fleet.link.send_replace(Some(Arc::new(Link { client: client.clone(), secret })));
     let way = Way { sidecar, fleet, client: &client, identity: &identity };
-    tokio::try_join!(
-        follow::follow(way),
-        tell(sidecar, fleet, &client, &identity),
-        passport::keep(sidecar, fleet, &client, &identity),
-    )
-    .map(|(never, ..)| never)
+    let belonging = async {
+        tokio::try_join!(
+            follow::follow(way),
+            tell(sidecar, fleet, &client, &identity),
+            passport::keep(sidecar, fleet, &client, &identity),
+        )
+    };
+    tokio::select! {
+        ended = belonging => Ok(ended?.0),
+        () = renewal(&identity) => Err(Ended::Renew),
+    }
+}
+
+/// Waits until it is time to ask for another key. A clock that runs ahead of control's makes it no busy time.
+async fn renewal(identity: &Enrolled) {
+    const SHORTEST: Duration = Duration::from_secs(60);
+    match identity.renew {
+        Some(renew) => {
+            let left = u64::try_from(renew.0.saturating_sub(clock::now().0)).unwrap_or(0);
+            tokio::time::sleep(Duration::from_micros(left).max(SHORTEST)).await;
+        }
+        None => std::future::pending().await,
+    }
 }
 
 /// Whether an address is one that strangers stand on the way to: plain HTTP, and not to this machine.
@@ -95,22 +131,47 @@ fn client(rules: &Control) -> Result<Client, String> {
         .map_err(|error| error.to_string())
 }
 
-/// Who this sidecar is, from enrolment or from earlier.
-async fn enrolled(fleet: &Fleet, client: &Client) -> Result<Enrolled, String> {
-    if let Some(known) = kept::identity(&fleet.state)? {
+/// Who this sidecar is, from enrolment or from earlier. It enrols again when it is time to, or when control has refused its key.
+async fn enrolled(fleet: &Fleet, client: &Client, renew: bool) -> Result<Enrolled, String> {
+    let known = kept::identity(&fleet.state)?;
+    let disowned = fleet.disowned.load(Ordering::Acquire);
+    let Some(known) = known else { return enrol(fleet, client, None).await };
+    // A token that was good for one enrolment is not worth another try.
+    if known.renew.is_none() || !(disowned || renew) {
         return Ok(known);
     }
+    match enrol(fleet, client, Some(&known)).await {
+        Ok(identity) => {
+            fleet.disowned.store(false, Ordering::Release);
+            Ok(identity)
+        }
+        Err(error) if disowned => Err(error),
+        Err(error) => {
+            tracing::warn!(error, "cannot enrol again now: the key is good for a while yet");
+            Ok(known)
+        }
+    }
+}
+
+/// Enrols, as nobody else than before.
+async fn enrol(fleet: &Fleet, client: &Client, before: Option<&Enrolled>) -> Result<Enrolled, String> {
     let token = fleet
         .rules
         .token
         .as_ref()
         .ok_or("`control.token` is needed to enrol: `sideguard token` makes one")?;
+    // Read at each use: a service account's token is another one every hour.
     let text =
         fs::read_to_string(&token.file).map_err(|error| format!("`{}`: {error}", token.file.display()))?;
     // Kept before it is told: when the answer is lost, the same is asked again.
     let key = kept::own_key(&fleet.state)?;
     let ask = Enrol { token: text.trim().to_owned(), sidecar: fleet.sidecar.clone(), key: Some(key) };
     let identity = client.enrol(&ask).await.map_err(|error| format!("enrolment: {error}"))?;
+    if before.is_some_and(|known| (&known.signer, &known.tenant) != (&identity.signer, &identity.tenant)) {
+        let reason = "enrolment: this is another control service, or another tenant, than before: start anew with an empty \
+            state directory";
+        return Err(reason.to_owned());
+    }
     kept::keep_identity(&fleet.state, &identity)?;
     Ok(identity)
 }
@@ -131,7 +192,10 @@ async fn tell(
             Err(ClientError::Refused(problem)) if problem.status >= 500 => {
                 tracing::warn!(error = problem.detail, "control takes no report now");
             }
-            Err(error) => return Err(error.to_string()),
+            Err(error) => {
+                fleet.heed(&error);
+                return Err(error.to_string());
+            }
         }
         tokio::select! {
             () = fleet.changed.notified() => tokio::time::sleep(chance::within(SPREAD)).await,

@@ -7,19 +7,19 @@ use serde_json::Value;
 use super::{all_rendered, called, deploy, manifest, objects};
 
 /// Everything that control may.
-const CONTROL: [&str; 6] = [
+const CONTROL: [&str; 7] = [
     "ClusterRole authentication.k8s.io/tokenreviews: create",
     "ClusterRole core/namespaces: list watch",
-    "ClusterRole sideguard.dev/agents,budgets,policies,toolcatalogs,upstreams: list watch",
-    "ClusterRole sideguard.dev/agents/status,budgets/status,policies/status,toolcatalogs/status,upstreams/status: patch",
+    "ClusterRole core/pods: get",
+    "ClusterRole sideguard.dev/agents,budgets,policies,toolcatalogs,upstreams,workerpools: list watch",
+    "ClusterRole sideguard.dev/agents/status,budgets/status,policies/status,toolcatalogs/status,upstreams/status,workerpools/status: patch",
     "Role coordination.k8s.io/leases [sideguard-control]: get patch",
     "Role coordination.k8s.io/leases: create",
 ];
 /// What else it may when values ask for that.
-const ASKED: [(&str, &str); 5] = [
+const ASKED: [(&str, &str); 4] = [
     ("configMaps=true", "ClusterRole core/configmaps: list watch"),
     ("configMaps=true", "ClusterRole events.k8s.io/events: create"),
-    ("agents=profile", "ClusterRole core/pods: get"),
     (
         "agenticNetworking=true",
         "ClusterRole agentic.networking.x-k8s.io/xaccesspolicies,xbackends: list watch",
@@ -30,14 +30,12 @@ const ASKED: [(&str, &str); 5] = [
     ),
 ];
 /// Everything that the injector may.
-const INJECTOR: [&str; 6] = [
+const INJECTOR: [&str; 4] = [
     "ClusterRole admissionregistration.k8s.io/mutatingwebhookconfigurations,validatingwebhookconfigurations \
-     [sideguard-injector]: get list watch patch",
-    "ClusterRole core/namespaces: get list watch",
-    "ClusterRole sideguard.dev/agents: get list watch",
-    "Role coordination.k8s.io/leases [sideguard-injector]: get update patch",
-    "Role coordination.k8s.io/leases: create",
-    "Role core/secrets [sideguard-injector]: get list watch update patch",
+     [sideguard-injector]: list watch patch",
+    "ClusterRole core/namespaces: list watch",
+    "ClusterRole sideguard.dev/agents: list watch",
+    "Role core/secrets [sideguard-injector]: list watch patch",
 ];
 
 fn words(list: &Value) -> Vec<&str> {

@@ -19,7 +19,18 @@ struct Kind {
 const CONTROL: Kind = Kind {
     name: "Control",
     unnamed: "control",
-    keys: &["listen", "state", "store", "tls", "hosts", "limits", "approvals", "lease"],
+    keys: &[
+        "listen",
+        "state",
+        "store",
+        "tls",
+        "hosts",
+        "limits",
+        "approvals",
+        "lease",
+        "kubernetes",
+        "operatorKey",
+    ],
 };
 
 const INJECTOR: Kind = Kind {
@@ -29,6 +40,7 @@ const INJECTOR: Kind = Kind {
         "listen",
         "certificate",
         "known",
+        "cluster",
         "kubernetesVersion",
         "nativeSidecar",
         "namespace",
@@ -46,7 +58,7 @@ const INJECTOR: Kind = Kind {
 
 const PROXY: Kind = Kind { name: "Proxy", unnamed: "proxy", keys: &PROXY_KEYS };
 
-const PROXY_KEYS: [&str; 16] = [
+const PROXY_KEYS: [&str; 17] = [
     "agent",
     "agents",
     "listen",
@@ -63,6 +75,7 @@ const PROXY_KEYS: [&str; 16] = [
     "refusals",
     "breakers",
     "delegation",
+    "worker",
 ];
 
 /// Reads the configuration of a proxy and puts `env` (pairs of `SIDEGUARD_<PATH>` and value, `__` between levels,

@@ -35,6 +35,8 @@ pub struct ControlSpec {
     /// How long a sidecar may draw on a lease of a budget without a word from control, `1s` to `10m`. A lease whose sidecar
     /// is lost is charged in full after twice as long.
     pub lease: Span,
+    /// The Kubernetes cluster whose objects are put in force and whose service accounts enrol; none when absent.
+    pub kubernetes: Option<KubernetesSpec>,
 }
 
 impl Default for ControlSpec {
@@ -49,8 +51,57 @@ impl Default for ControlSpec {
             limits: ControlLimits::default(),
             approvals: ApprovalsSpec::default(),
             lease: LEASE,
+            kubernetes: None,
         }
     }
+}
+
+/// A Kubernetes cluster. A namespace's objects belong to the tenant that its label `sideguard.dev/tenant` names, else to the
+/// tenant of the namespace's own name.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, rename_all = "camelCase", default)]
+pub struct KubernetesSpec {
+    /// File that says how the API server is reached (a kubeconfig); as a pod's service account reaches it when absent.
+    pub kubeconfig: Option<PathBuf>,
+    /// The cluster's name: what comes from it has the label `sideguard.dev/cluster` with this value.
+    pub cluster: String,
+    /// Whether its objects (custom resources of `sideguard.dev`, and ConfigMaps with the label `sideguard.dev/kind`) are put in
+    /// force.
+    pub objects: bool,
+    /// Namespaces whose objects hold for all tenants: whoever may write there governs the whole fleet.
+    pub shared_namespaces: Vec<String>,
+    /// Audience that a service account's token must have been made for to enrol a sidecar.
+    pub audience: String,
+    /// Which agent a sidecar is for that enrols with a service account's token.
+    pub agents: AgentFrom,
+    /// Whether XAccessPolicy and XBackend objects of kube-agentic-networking are put in force where they can be.
+    pub agentic_networking: bool,
+}
+
+impl Default for KubernetesSpec {
+    fn default() -> Self {
+        Self {
+            kubeconfig: None,
+            cluster: "local".to_owned(),
+            objects: true,
+            shared_namespaces: Vec::new(),
+            audience: "sideguard-control".to_owned(),
+            agents: AgentFrom::default(),
+            agentic_networking: false,
+        }
+    }
+}
+
+/// Which agent a pod's sidecar is for.
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub enum AgentFrom {
+    /// The one with the name of the pod's service account.
+    #[default]
+    ServiceAccount,
+    /// The one that the pod's label `sideguard.dev/profile` names, else its namespace's `sideguard.dev/default-profile`. Whoever
+    /// may make pods in a namespace chooses among that tenant's agents then.
+    Profile,
 }
 
 /// What one client, or all together, may ask of a control service.

@@ -18,6 +18,8 @@ pub struct InjectorSpec {
     /// File with the namespaces and agents that are known, as `kubectl get namespaces,agents -A -o yaml` prints them. When
     /// absent, the cluster is watched.
     pub known: Option<PathBuf>,
+    /// How the cluster is reached, and what the injector's own things in it are called.
+    pub cluster: InjectorCluster,
     /// Version of the cluster, such as `1.33`; the cluster is asked when absent.
     pub kubernetes_version: Option<String>,
     /// Whether the sidecar is a native one: an init container that goes on running.
@@ -50,6 +52,7 @@ impl Default for InjectorSpec {
             listen: InjectorListen::default(),
             certificate: None,
             known: None,
+            cluster: InjectorCluster::default(),
             kubernetes_version: None,
             native_sidecar: NativeSidecar::default(),
             namespace: "sideguard".to_owned(),
@@ -63,6 +66,27 @@ impl Default for InjectorSpec {
             policies: None,
             mesh: MeshSpec::default(),
         }
+    }
+}
+
+/// The cluster as the injector reaches it. What stands in its own namespace has these names.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct InjectorCluster {
+    /// File that says how the API server is reached; as a pod's service account reaches it when absent.
+    pub kubeconfig: Option<PathBuf>,
+    /// The Service before the webhook's port.
+    pub service: String,
+    /// The Secret with the webhook's authority and certificate.
+    pub secret: String,
+    /// The MutatingWebhookConfiguration and the ValidatingWebhookConfiguration, which have one name.
+    pub webhooks: String,
+}
+
+impl Default for InjectorCluster {
+    fn default() -> Self {
+        let name = || "sideguard-injector".to_owned();
+        Self { kubeconfig: None, service: name(), secret: name(), webhooks: name() }
     }
 }
 

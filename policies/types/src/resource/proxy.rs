@@ -166,7 +166,8 @@ pub struct Control {
     /// The same as a list.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub urls: Vec<String>,
-    /// File with the enrolment token; needed once, for a state directory that has not enrolled.
+    /// File with the enrolment token, needed once, for a state directory that has not enrolled; or with a service account's token
+    /// of a Kubernetes cluster, which is read anew at each use.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub token: Option<TokenFile>,
     /// File with the root certificates, in PEM, that its own must come from; the system's when absent.
