@@ -2,7 +2,8 @@
 //!
 //! It keeps the desired state as a sequence of generations ([`desired`]), hands each one signed to the sidecars that watch for
 //! it ([`feed`]), grants them leases of budgets ([`budgets`]), knows how they stand ([`registry`]), keeps the record that they
-//! ship and finds it again ([`records`]), and stops what a kill switch names ([`kills`]). Who may do what is
+//! ship and finds it again ([`records`]), stops what a kill switch names ([`kills`]), and runs
+//! workflows ([`workflows`]), of which [`dag`] says what becomes. Who may do what is
 //! settled by keys ([`keys`]). [`api`] has one file for each part; [`app`] puts everything together. Nothing here knows the
 //! proxy; what is kept goes through `sideguard-store`.
 
@@ -11,6 +12,7 @@ pub mod app;
 mod approvals;
 mod budgets;
 pub mod daemon;
+mod dag;
 pub mod desired;
 mod error;
 mod feed;
@@ -31,6 +33,7 @@ mod sessions;
 mod signer;
 mod sinks;
 mod webhook;
+mod workflows;
 
 pub use error::Failure;
 pub use serve::tls::TlsError;

@@ -43,3 +43,4 @@ mod tls;
 mod transport;
 mod up;
 mod upgrade;
+mod workflows;

@@ -14,3 +14,4 @@ pub mod time;
 pub mod units;
 pub mod usage;
 pub mod verdict;
+pub mod workflow;

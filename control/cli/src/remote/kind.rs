@@ -12,6 +12,7 @@ pub(crate) enum Kind {
     Upstream,
     Sink,
     WorkerPool,
+    Workflow,
     Worker,
     Sidecar,
     Generation,
@@ -19,7 +20,7 @@ pub(crate) enum Kind {
 }
 
 /// Kinds with their names: as in YAML, one of them, several.
-const NAMES: [(Kind, &str, &str); 11] = [
+const NAMES: [(Kind, &str, &str); 12] = [
     (Kind::Policy, "Policy", "policies"),
     (Kind::Budget, "Budget", "budgets"),
     (Kind::ToolCatalog, "ToolCatalog", "toolcatalogs"),
@@ -27,6 +28,7 @@ const NAMES: [(Kind, &str, &str); 11] = [
     (Kind::Upstream, "Upstream", "upstreams"),
     (Kind::Sink, "Sink", "sinks"),
     (Kind::WorkerPool, "WorkerPool", "workerpools"),
+    (Kind::Workflow, "Workflow", "workflows"),
     (Kind::Worker, "Worker", "workers"),
     (Kind::Sidecar, "Sidecar", "sidecars"),
     (Kind::Generation, "Generation", "generations"),
@@ -44,6 +46,7 @@ impl Kind {
             Self::Upstream => "Upstream",
             Self::Sink => "Sink",
             Self::WorkerPool => "WorkerPool",
+            Self::Workflow => "Workflow",
             Self::Worker => "Worker",
             Self::Sidecar => "Sidecar",
             Self::Generation => "Generation",
@@ -62,6 +65,7 @@ impl Kind {
                 | Self::Upstream
                 | Self::Sink
                 | Self::WorkerPool
+                | Self::Workflow
         )
     }
 
