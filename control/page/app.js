@@ -12,8 +12,9 @@ import { records } from "./records.js";
 import { policy } from "./policy.js";
 import { breakers } from "./breakers.js";
 import { kills } from "./kills.js";
+import { workflows } from "./workflows.js";
 
-const VIEWS = [live, agents, budgets, approvals, records, policy, breakers, kills];
+const VIEWS = [live, agents, budgets, approvals, records, policy, breakers, kills, workflows];
 const place = (id) => document.getElementById(id);
 let session = null;
 let shown = null;

@@ -13,6 +13,7 @@ mod keys;
 mod records;
 mod session;
 mod watch;
+mod workflows;
 
 use std::sync::{Arc, LazyLock};
 
@@ -170,6 +171,11 @@ fn routes() -> Vec<Route> {
         (Method::GET, "/v1/approvals", People, || get(approvals::list)),
         (Method::GET, "/v1/approvals/{id}", People, || get(approvals::one)),
         (Method::POST, "/v1/approvals/{id}", Voters, || post(approvals::answer)),
+        (Method::POST, "/v1/runs", Operators, || post(workflows::start)),
+        (Method::GET, "/v1/runs", People, || get(workflows::list)),
+        (Method::GET, "/v1/runs/{id}", People, || get(workflows::one)),
+        (Method::POST, "/v1/runs/{id}/cancel", Operators, || post(workflows::cancel)),
+        (Method::POST, "/v1/runs/{id}/rerun", Operators, || post(workflows::rerun)),
         (Method::POST, "/v1/approvals/{id}/webhook", Signature, || {
             post(approvals::webhook).layer(DefaultBodyLimit::max(approvals::CALLBACK))
         }),
@@ -197,6 +203,8 @@ fn longest(path: &str) -> usize {
         "/v1/jobs" | "/v1/jobs/{id}/result" => 4 << 20,
         _ if path.starts_with("/v1/jobs/") || path.starts_with("/v1/workers/") => SHORT,
         "/v1/approvals" => 2 << 20,
+        "/v1/runs" => 512 << 10,
+        _ if path.starts_with("/v1/runs/") => SHORT,
         _ if path.starts_with("/v1/approvals/") => SHORT,
         _ if path.starts_with("/v1/leases") => 256 << 10,
         _ => LONGEST,

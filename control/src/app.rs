@@ -29,6 +29,7 @@ use crate::serve;
 use crate::serve::tls::{TlsError, acceptor};
 use crate::signer::Signer;
 use crate::sinks::{self, Works};
+use crate::workflows;
 
 /// Longest time that the collector of telemetry is waited for at the end.
 const FLUSH: std::time::Duration = std::time::Duration::from_secs(3);
@@ -161,7 +162,8 @@ pub async fn start(spec: &ControlSpec, state: &Path) -> Result<Running, StartErr
     let live = tasks::spawn("records", async move { watched.records.live.run(watched.store.clone()).await });
     let (stop, stopped) = watch::channel(false);
     let url = url(spec, address);
-    let serve = serve::serve(listener, tls, api::router(control), spec.limits.connections, stopped);
+    let serve =
+        serve::serve(listener, tls, api::router(Arc::clone(&control)), spec.limits.connections, stopped);
     let serving = tasks::spawn("control", serve);
     let replica = match &spec.store {
         None => "embedded".to_owned(),
@@ -178,8 +180,9 @@ pub async fn start(spec: &ControlSpec, state: &Path) -> Result<Running, StartErr
     let board = tasks::spawn("jobs", Arc::clone(&jobs).follow());
     let plan = Arc::clone(&jobs).reconcile(Arc::clone(&waiting), replica.clone());
     let plan = tasks::spawn("reconcile", plan);
+    let runs = tasks::spawn("workflows", workflows::drive(Arc::clone(&control), replica));
     let mut following: Vec<tasks::Owned> =
-        [&follow, &keys, &live, &notify, &sweep, &tend, &board, &plan].map(tasks::Owned::new).into();
+        [&follow, &keys, &live, &notify, &sweep, &tend, &board, &plan, &runs].map(tasks::Owned::new).into();
     following.extend(mirrored);
     let told = [("control", url.clone()), ("operator_key_file", operator_key.display().to_string())];
     ports::announce(state, &told)
@@ -251,6 +254,9 @@ impl Running {
         drop(passing);
         if let Err(error) = sinks::release(&works).await {
             tracing::warn!(%error, "leases of sinks stay until they are over");
+        }
+        if let Err(error) = workflows::release(&self.store, &works.replica).await {
+            tracing::warn!(%error, "another replica drives runs only when this one's turn is over");
         }
         if let Err(error) = self.jobs.release(&works.replica).await {
             tracing::warn!(%error, "another replica plans jobs only when this one's turn is over");

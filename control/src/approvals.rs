@@ -23,7 +23,7 @@ use sideguard_types::control::approvals::{Answer, Approval, Ask, Held, Redeem, S
 use sideguard_types::time::Timestamp;
 
 use crate::error::Failure;
-use crate::keys::{OWN, Principal, own_key};
+use crate::keys::{OWN, Principal, Role, own_key};
 
 use events::event;
 use place::{at, held_at, index_at, missing, open_at, short, turned};
@@ -121,7 +121,7 @@ pub(crate) async fn ask(
                 Same::Void => {
                     state::void(&mut approval);
                     replaces = Some(approval.id.clone());
-                    edits.push(put(&approval, Expect::Revision(revision))?);
+                    edits.push(written(&approval, Expect::Revision(revision))?);
                     edits.push(Edit::delete(open_at(tenant, &approval.agent, &approval.id)?, Expect::Any));
                 }
             }
@@ -145,20 +145,82 @@ pub(crate) async fn ask(
     Err(Failure::Conflict("too many ask for the same at once: ask again".to_owned()))
 }
 
+/// How an approval stands whose id is known.
+pub(crate) async fn known(
+    store: &Store,
+    now: Timestamp,
+    tenant: &str,
+    id: &str,
+) -> Result<Option<Approval>, Failure> {
+    Ok(one(store, now, tenant, id).await?.map(|(approval, _)| approval))
+}
+
+/// Asks by an id that the asker has made; one that is there already is given as it stands.
+pub(crate) async fn put(
+    store: &Store,
+    webhooks: &Webhooks,
+    tenant: &str,
+    id: &str,
+    since: Timestamp,
+    ask: &Ask,
+) -> Result<Approval, Failure> {
+    check(ask)?;
+    let now = clock::now();
+    room(store, now, tenant, &ask.agent).await?;
+    let asker = Principal::new("control", Role::Sidecar, Some(tenant.to_owned()));
+    let approval = state::asked(ask, id.to_owned(), &asker, tenant, since);
+    let mut edits = opened(&approval, &ask.request)?.to_vec();
+    edits.extend(webhooks.due(&approval, now)?);
+    match store.documents.put_all(now, edits).await {
+        Ok(_) => event(store, &approval, "asked", json!({"by": ask.rule})).await,
+        Err(StoreError::Conflict { .. }) => {}
+        Err(error) => return Err(error.into()),
+    }
+    known(store, clock::now(), tenant, id).await?.ok_or_else(|| missing(id))
+}
+
+/// Uses a grant up for the asker itself; the same call may do so again.
+pub(crate) async fn take(store: &Store, tenant: &str, id: &str, redeem: &Redeem) -> Result<(), Failure> {
+    let taken = change(store, tenant, id, Vec::new(), |approval, now| {
+        state::redeem(approval, redeem, "control", now)
+    });
+    let (approval, changed) = taken.await?;
+    if changed {
+        event(store, &approval, "consumed", json!({"call": redeem.call})).await;
+    }
+    Ok(())
+}
+
+/// Ends an approval that nobody waits for any more.
+pub(crate) async fn withdraw(store: &Store, tenant: &str, id: &str, why: &str) -> Result<(), Failure> {
+    let (approval, changed) = change(store, tenant, id, Vec::new(), |approval, _| {
+        let open = approval.state == State::Pending;
+        if open {
+            (approval.state, approval.note) = (State::Expired, Some(why.to_owned()));
+        }
+        Ok(open)
+    })
+    .await?;
+    if changed {
+        event(store, &approval, "withdrawn", json!({"why": why})).await;
+    }
+    Ok(())
+}
+
 /// What is written for a new approval, its place in the index left out.
 fn opened(approval: &Approval, held: &Held) -> Result<[Edit; 4], Failure> {
     let Approval { tenant, agent, id, created, .. } = approval;
     let kept = Some(created.plus(KEPT));
     let new = |key, value| Edit::put(key, value, Expect::Absent);
     Ok([
-        put(&shortened(approval.clone()), Expect::Absent)?,
+        written(&shortened(approval.clone()), Expect::Absent)?,
         new(held_at(tenant, id)?, bytes(held)?).until(kept),
         new(own_key(&format!("approvals-ids/{id}"))?, bytes(tenant)?).until(kept),
         new(open_at(tenant, agent, id)?, bytes(&id)?).until(Some(approval.expires)),
     ])
 }
 
-fn put(approval: &Approval, expect: Expect) -> Result<Edit, Failure> {
+fn written(approval: &Approval, expect: Expect) -> Result<Edit, Failure> {
     let key = at(&approval.tenant, &approval.id)?;
     Ok(Edit::put(key, bytes(approval)?, expect).until(Some(approval.created.plus(KEPT))))
 }
@@ -316,7 +378,7 @@ async fn change(
             return Ok((approval, false));
         }
         let mut edits = also.clone();
-        edits.push(put(&approval, Expect::Revision(revision))?);
+        edits.push(written(&approval, Expect::Revision(revision))?);
         if approval.state != State::Pending {
             edits.push(Edit::delete(open_at(tenant, &approval.agent, id)?, Expect::Any));
         }

@@ -42,6 +42,7 @@ files! {
     "calls.js": SCRIPT,
     "diff.js": SCRIPT,
     "dom.js": SCRIPT,
+    "graph.js": SCRIPT,
     "kills.js": SCRIPT,
     "live.js": SCRIPT,
     "panes.js": SCRIPT,
@@ -49,6 +50,7 @@ files! {
     "records.js": SCRIPT,
     "sign.js": SCRIPT,
     "table.js": SCRIPT,
+    "workflows.js": SCRIPT,
 }
 
 fn answer((kind, text): File) -> impl IntoResponse {

@@ -49,3 +49,4 @@ mod transport;
 mod up;
 mod upgrade;
 mod workers;
+mod workflows;

@@ -1,5 +1,7 @@
 //! The page, in a browser: signing in, what it shows, the keys, the kill switch, and names that would like to be script.
 
+mod workflows;
+
 use harness::browser::Browser;
 use harness::sidecar::ALLOW;
 use harness::{Fake, Service, client};

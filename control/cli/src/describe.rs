@@ -21,7 +21,7 @@ use crate::remote::{FOUND, Failure, Outcome, Place, done};
     Exit codes: 0 done, 1 there is no such thing."
 )]
 pub(crate) struct Arguments {
-    /// policy, budget, toolcatalog, agent, upstream, sink, sidecar, generation or kill.
+    /// policy, budget, toolcatalog, agent, upstream, sink, workflow, sidecar, generation or kill.
     kind: Kind,
     /// Name, id, number or scope.
     name: String,

@@ -6,7 +6,7 @@ use schemars::{Schema as Described, SchemaGenerator};
 use serde_json::{Map, Value, json};
 use sideguard_types::resource::{
     API_VERSION, AgentSpec, BudgetSpec, ControlSpec, InjectorSpec, Metadata, PolicySpec, ProxySpec, SinkSpec,
-    ToolCatalogSpec, UpstreamSpec, WorkerPoolSpec,
+    ToolCatalogSpec, UpstreamSpec, WorkerPoolSpec, WorkflowSpec,
 };
 
 use crate::policy::Output;
@@ -17,7 +17,7 @@ use crate::remote::{FOUND, Failure, Outcome, done};
 type Kind = (&'static str, fn(&mut SchemaGenerator) -> Described);
 
 /// All of them: objects of the desired state, then configurations.
-const KINDS: [Kind; 10] = [
+const KINDS: [Kind; 11] = [
     ("Policy", |to| to.subschema_for::<PolicySpec>()),
     ("Budget", |to| to.subschema_for::<BudgetSpec>()),
     ("ToolCatalog", |to| to.subschema_for::<ToolCatalogSpec>()),
@@ -25,6 +25,7 @@ const KINDS: [Kind; 10] = [
     ("Upstream", |to| to.subschema_for::<UpstreamSpec>()),
     ("Sink", |to| to.subschema_for::<SinkSpec>()),
     ("WorkerPool", |to| to.subschema_for::<WorkerPoolSpec>()),
+    ("Workflow", |to| to.subschema_for::<WorkflowSpec>()),
     ("Proxy", |to| to.subschema_for::<ProxySpec>()),
     ("Control", |to| to.subschema_for::<ControlSpec>()),
     ("Injector", |to| to.subschema_for::<InjectorSpec>()),
@@ -38,7 +39,8 @@ const WIDTH: usize = 100;
 #[command(after_help = "Examples:\n  sideguard explain policy\n  sideguard explain policy.rules.match\n  \
     sideguard explain budget.limits.window\n\nExit codes: 0 done, 1 there is no such field.")]
 pub(crate) struct Arguments {
-    /// policy, budget, toolcatalog, agent, upstream, sink, workerpool, proxy, control or injector, and below it the way to a field.
+    /// policy, budget, toolcatalog, agent, upstream, sink, workerpool, workflow, proxy, control or injector, and below it the
+    /// way to a field.
     #[arg(value_name = "KIND[.FIELD]")]
     what: String,
     /// Form of the output; JSON is a JSON Schema.

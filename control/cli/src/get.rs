@@ -21,7 +21,8 @@ const LOOK: Duration = Duration::from_secs(1);
 #[command(after_help = "Examples:\n  sideguard get policies\n  sideguard get agents --tenant acme -w\n  \
     sideguard get policy deletes --tenant acme -o yaml\n\nExit codes: 0 done, 1 there is no such thing.")]
 pub(crate) struct Arguments {
-    /// policies, budgets, toolcatalogs, agents, upstreams, sinks, sidecars, generations, kills or delegations.
+    /// policies, budgets, toolcatalogs, agents, upstreams, sinks, workerpools, workflows, workers, sidecars, generations,
+    /// kills or delegations.
     kind: Kind,
     /// Only the one of this name.
     name: Option<String>,

@@ -30,6 +30,7 @@ mod top;
 mod up;
 mod wait;
 mod worker;
+mod workflow;
 
 use std::process::ExitCode;
 
@@ -124,6 +125,9 @@ enum Verb {
     Approve(approvals::Approve),
     /// Says no to a call that waits.
     Deny(approvals::Deny),
+    /// Starts, shows, stops and repeats runs of workflows.
+    #[command(subcommand)]
+    Workflow(workflow::Verb),
     /// Submits jobs to workers, looks at them, takes them back.
     #[command(subcommand)]
     Job(job::Verb),
@@ -185,6 +189,7 @@ fn main() -> ExitCode {
         Verb::Approvals(arguments) => in_runtime(|| approvals::list(arguments)),
         Verb::Approve(arguments) => in_runtime(|| approvals::approve(arguments)),
         Verb::Deny(arguments) => in_runtime(|| approvals::deny(arguments)),
+        Verb::Workflow(verb) => in_runtime(|| workflow::run(verb)),
         Verb::Job(verb) => in_runtime(|| job::run(verb)),
         Verb::Dlq(verb) => in_runtime(|| job::dead(verb)),
         Verb::Top(arguments) => in_runtime(|| top::run(arguments)),
@@ -254,6 +259,11 @@ mod tests {
             "approve 01a2b3c4d5e6f708192a3b4c --reason because",
             "deny 01a2b3c4d5e6f708192a3b4c",
             "top -w --tenant acme -o json",
+            "workflow run refund --input {} --wait --idempotency-key k",
+            "workflow get --status failed -o wide",
+            "workflow cancel 01a2b3c4d5e6f708192a3b4c --compensate",
+            "workflow rerun 01a2b3c4d5e6f708192a3b4c --from charge",
+            "workflow validate a.yaml b/",
             "job submit job.crm.enrich --input {} --requires gpu --limits queue=10m,run=5m --wait",
             "job get --status dead-lettered",
             "dlq drop --all",

@@ -28,6 +28,7 @@ mod operating;
 mod places;
 mod query;
 mod records;
+mod workflows;
 
 use std::fmt;
 use std::sync::Arc;
@@ -50,6 +51,7 @@ pub use connect::Identity;
 pub use error::ClientError;
 pub use feed::{Stream, Told};
 pub use records::{Records, Watch};
+pub use workflows::Runs;
 
 use places::{Place, Places};
 

@@ -1,7 +1,9 @@
 //! The kinds that a cluster's users write. A further kind is one line in [`KINDS`].
 
 use schemars::{JsonSchema, Schema, SchemaGenerator};
-use sideguard_types::resource::{AgentSpec, BudgetSpec, PolicySpec, ToolCatalogSpec, UpstreamSpec};
+use sideguard_types::resource::{
+    AgentSpec, BudgetSpec, PolicySpec, ToolCatalogSpec, UpstreamSpec, WorkerPoolSpec,
+};
 
 /// The API group of all of them.
 pub const GROUP: &str = "sideguard.dev";
@@ -9,12 +11,13 @@ pub const GROUP: &str = "sideguard.dev";
 pub const VERSION: &str = "v1";
 
 /// All of them.
-pub const KINDS: [Kind; 5] = [
+pub const KINDS: [Kind; 6] = [
     Kind::new::<PolicySpec>("Policy", "policies", &[("Default", "string", ".spec.default_decision")]),
     Kind::new::<BudgetSpec>("Budget", "budgets", &[]),
     Kind::new::<AgentSpec>("Agent", "agents", &[]),
     Kind::new::<ToolCatalogSpec>("ToolCatalog", "toolcatalogs", &[]),
     Kind::new::<UpstreamSpec>("Upstream", "upstreams", &[("URL", "string", ".spec.baseUrl")]),
+    Kind::new::<WorkerPoolSpec>("WorkerPool", "workerpools", &[]),
 ];
 
 /// A column of `kubectl get`: its head, type and JSON path.

@@ -1,6 +1,7 @@
 //! What people should read about each route, with examples. The table of routes is in [`super`]; a test holds both together.
 
 mod jobs;
+mod runs;
 
 use http::Method;
 use serde_json::{Value, json};
@@ -27,7 +28,8 @@ const POLICY: &str = "apiVersion: sideguard.dev/v1\nkind: Policy\nmetadata: {nam
 
 /// Every route.
 pub(crate) fn described() -> Vec<Described> {
-    [own(), people(), sidecars(), state(), records(), approvals(), budgets(), jobs::described()].concat()
+    let own = [own(), people(), sidecars(), state(), records(), approvals(), budgets()].concat();
+    [own, jobs::described(), runs::described()].concat()
 }
 
 pub(super) fn page(item: Value) -> Value {

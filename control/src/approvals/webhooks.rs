@@ -59,11 +59,20 @@ struct Webhook {
     place: Place,
     key: Key,
     tenant: Option<String>,
+    name: Option<String>,
+    approvals: bool,
 }
 
 impl Webhook {
     fn is_for(&self, tenant: &str) -> bool {
         self.tenant.as_deref().is_none_or(|own| own == tenant)
+    }
+
+    async fn post(&self, body: Vec<u8>) -> Result<(), String> {
+        let mut headers = self.key.headers(clock::now(), &body)?;
+        headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
+        let status = self.place.post(headers, Bytes::from(body), WITHIN).await?.status;
+        if status.is_success() { Ok(()) } else { Err(format!("it answers {status}")) }
     }
 
     /// What an answer about an approval must repeat; nobody can tell it without the secret.
@@ -102,6 +111,8 @@ impl Webhooks {
                 place: Place::new(&webhook.url, None).map_err(|error| format!("approvals: {error}"))?,
                 key,
                 tenant: webhook.tenant.clone(),
+                name: webhook.name.clone(),
+                approvals: webhook.approvals,
             })
         };
         spec.webhooks.iter().map(open).collect::<Result<_, String>>().map(Self)
@@ -110,8 +121,12 @@ impl Webhooks {
     /// The notification of a new approval, to be written together with it.
     pub(super) fn due(&self, approval: &Approval, now: Timestamp) -> Result<Option<Edit>, Failure> {
         let Approval { id, tenant, .. } = approval;
-        let urls: Vec<String> =
-            self.0.iter().filter(|hook| hook.is_for(tenant)).map(|hook| hook.url.clone()).collect();
+        let urls: Vec<String> = self
+            .0
+            .iter()
+            .filter(|hook| hook.approvals && hook.is_for(tenant))
+            .map(|hook| hook.url.clone())
+            .collect();
         if urls.is_empty() {
             return Ok(None);
         }
@@ -140,6 +155,25 @@ impl Webhooks {
                 () = tokio::time::sleep(LOOK) => {}
             }
         }
+    }
+
+    /// Sends a message of a workflow to the webhook of a name.
+    ///
+    /// # Errors
+    /// Why it was not taken.
+    pub(crate) async fn notify(
+        &self,
+        name: &str,
+        tenant: &str,
+        notice: &impl Serialize,
+    ) -> Result<(), String> {
+        let named = |hook: &&Webhook| hook.name.as_deref() == Some(name) && hook.is_for(tenant);
+        let hook = self
+            .0
+            .iter()
+            .find(named)
+            .ok_or_else(|| format!("there is no webhook `{name}` for this tenant"))?;
+        hook.post(serde_json::to_vec(notice).map_err(|error| error.to_string())?).await
     }
 
     async fn attend(&self, store: &Store, document: Document) {
@@ -205,11 +239,7 @@ impl Webhooks {
             nonce: hook.nonce(&approval.id),
             answer: format!("/v1/approvals/{}/webhook", approval.id),
         };
-        let body = serde_json::to_vec(&notification).map_err(|error| error.to_string())?;
-        let mut headers = hook.key.headers(clock::now(), &body)?;
-        headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
-        let status = hook.place.post(headers, Bytes::from(body), WITHIN).await?.status;
-        if status.is_success() { Ok(()) } else { Err(format!("it answers {status}")) }
+        hook.post(serde_json::to_vec(&notification).map_err(|error| error.to_string())?).await
     }
 
     /// The webhook whose signature a request has.
@@ -304,6 +334,8 @@ mod tests {
             place: Place::new("http://h/", None).expect("a URL"),
             key: Key::new(secret).expect("long enough"),
             tenant: None,
+            name: None,
+            approvals: true,
         };
         Webhooks(vec![hook("one secret of many"), hook("another one of them")])
     }

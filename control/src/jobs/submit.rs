@@ -8,6 +8,7 @@ use sha2::{Digest, Sha256};
 use sideguard_runtime::{clock, id};
 use sideguard_store::StoreError;
 use sideguard_store::documents::{Edit, Expect};
+use sideguard_store::key::Key;
 use sideguard_types::call::Point;
 use sideguard_types::control::approvals::{Ask, Held, Terms};
 use sideguard_types::control::jobs::Submit;
@@ -47,11 +48,7 @@ impl Jobs {
     ) -> Result<Job, Failure> {
         check(&submit)?;
         let (tenant, by) = submitter(who, &submit)?;
-        let name = submit.idempotency_key.as_ref().map(|key| {
-            let parts = [by.name.as_str(), if by.person { "person" } else { "agent" }, key.as_str()];
-            hex(&Sha256::digest(parts.join("\n")))
-        });
-        let name = name.map(|hash| places::named(&tenant, &hash)).transpose()?;
+        let name = submit.idempotency_key.as_ref().map(|key| named(&tenant, &by, key)).transpose()?;
         for _ in 0..TRIES {
             if let Some(key) = &name
                 && let Some(known) = self.store.documents.get(clock::now(), key).await?
@@ -101,6 +98,26 @@ impl Jobs {
         }
         Err(Failure::Conflict("too many submit with the same key at once: try again".to_owned()))
     }
+}
+
+impl Jobs {
+    /// The job that a person has submitted with a key, if there is one.
+    pub(crate) async fn named(
+        &self,
+        tenant: &str,
+        who: &Principal,
+        key: &str,
+    ) -> Result<Option<String>, Failure> {
+        let by = Submitter { name: who.name.clone(), person: true, ..Submitter::default() };
+        let known = self.store.documents.get(clock::now(), &named(tenant, &by, key)?).await?;
+        Ok(known.map(|known| String::from_utf8_lossy(&known.value).into_owned()))
+    }
+}
+
+/// Where the job of a submitter's idempotency key is named.
+fn named(tenant: &str, by: &Submitter, key: &str) -> Result<Key, Failure> {
+    let parts = [by.name.as_str(), if by.person { "person" } else { "agent" }, key];
+    places::named(tenant, &hex(&Sha256::digest(parts.join("\n"))))
 }
 
 /// When the data of a job may be forgotten: after all its times together.

@@ -7,6 +7,7 @@ mod digest;
 mod pools;
 mod rules;
 mod sinks;
+mod workflows;
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -94,6 +95,7 @@ fn add(set: &mut PolicySet, checks: &mut Checks<'_>) {
             }
         }
         Spec::Sink(spec) => sinks::check(checks, spec),
+        Spec::Workflow(spec) => workflows::check(checks, spec),
         Spec::WorkerPool(spec) => {
             pools::check(checks, spec);
             set.pools.push(Pool::new(&metadata.name, metadata.tenant.as_deref(), spec.clone()));

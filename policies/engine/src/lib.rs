@@ -32,6 +32,7 @@ pub mod path;
 pub mod pool;
 pub mod redact;
 pub mod source;
+pub mod workflow;
 
 mod classify;
 mod compile;

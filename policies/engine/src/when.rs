@@ -3,7 +3,7 @@
 //! CEL ends always but not always soon, so an expression is bounded before it may judge: its length, its depth, and
 //! its loops, which nest two deep at most and then only over what the outer one is at.
 
-mod check;
+pub(crate) mod check;
 mod facts;
 
 use std::fmt;
@@ -11,7 +11,7 @@ use std::sync::{Arc, LazyLock};
 
 use cel::{Context, Env, ExecutionError, Program, Value};
 
-use check::Cost;
+use check::{Cost, Fault, Names};
 
 pub(crate) use facts::Facts;
 
@@ -19,11 +19,11 @@ pub(crate) use facts::Facts;
 const MAX_BYTES: usize = 4096;
 /// Largest arguments that a loop may look at as a whole on each of its turns, in bytes: the time that it takes grows
 /// with their square.
-const MAX_LOOPED_ARGS: usize = 8 << 10;
+pub(crate) const MAX_LOOPED_ARGS: usize = 8 << 10;
 /// Deepest nesting of brackets before an expression is parsed at all.
 const MAX_BRACKETS: usize = 32;
 
-static ENV: LazyLock<Arc<Env>> = LazyLock::new(|| Arc::new(Env::stdlib()));
+pub(crate) static ENV: LazyLock<Arc<Env>> = LazyLock::new(|| Arc::new(Env::stdlib()));
 
 /// A compiled expression.
 pub(crate) struct When {
@@ -44,33 +44,7 @@ pub(crate) struct BadExpression {
 impl When {
     /// Compiles an expression and checks that it names only what there is.
     pub(crate) fn compile(text: &str) -> Result<Self, BadExpression> {
-        let bad = |message: String| BadExpression { line: 1, column: 1, message, hint: None };
-        if text.len() > MAX_BYTES {
-            return Err(bad(format!("the expression is longer than {MAX_BYTES} bytes")));
-        }
-        if text.trim().is_empty() {
-            return Err(bad("the expression is empty; remove `when`, or write a condition".to_owned()));
-        }
-        if check::brackets(text) > MAX_BRACKETS {
-            return Err(bad(format!("brackets nest deeper than {MAX_BRACKETS} levels")));
-        }
-        let program = ENV.compile(text).map_err(|errors| match errors.errors.first() {
-            Some(error) => BadExpression {
-                line: usize::try_from(error.pos.0).unwrap_or(1).max(1),
-                column: usize::try_from(error.pos.1).unwrap_or(1).max(1),
-                message: syntax(&error.msg),
-                hint: None,
-            },
-            None => bad("not a valid expression".to_owned()),
-        })?;
-        let cost = check::check(&program).map_err(|fault| {
-            let start =
-                fault.node.and_then(|id| program.source_info().offset_for(id)).map_or(0, |(start, _)| start);
-            let before = text.get(..usize::try_from(start).unwrap_or(0)).unwrap_or_default();
-            let line = before.matches('\n').count().saturating_add(1);
-            let column = before.rsplit('\n').next().map_or(0, |tail| tail.chars().count()).saturating_add(1);
-            BadExpression { line, column, message: fault.message, hint: fault.hint }
-        })?;
+        let (program, cost) = program(text, Names { known: &facts::VARIABLES, large: &["args"] })?;
         Ok(Self { program, text: text.trim().into(), cost })
     }
 
@@ -103,6 +77,40 @@ impl When {
     }
 }
 
+/// Parses an expression within bounds, and checks that it names only what there is.
+pub(crate) fn program(text: &str, names: Names<'_>) -> Result<(Program, Cost), BadExpression> {
+    let bad = |message: String| BadExpression { line: 1, column: 1, message, hint: None };
+    if text.len() > MAX_BYTES {
+        return Err(bad(format!("the expression is longer than {MAX_BYTES} bytes")));
+    }
+    if text.trim().is_empty() {
+        return Err(bad("the expression is empty; leave it out, or write a condition".to_owned()));
+    }
+    if check::brackets(text) > MAX_BRACKETS {
+        return Err(bad(format!("brackets nest deeper than {MAX_BRACKETS} levels")));
+    }
+    let program = ENV.compile(text).map_err(|errors| match errors.errors.first() {
+        Some(error) => BadExpression {
+            line: usize::try_from(error.pos.0).unwrap_or(1).max(1),
+            column: usize::try_from(error.pos.1).unwrap_or(1).max(1),
+            message: syntax(&error.msg),
+            hint: None,
+        },
+        None => bad("not a valid expression".to_owned()),
+    })?;
+    let cost = check::check(&program, names).map_err(|fault| placed(fault, &program, text))?;
+    Ok((program, cost))
+}
+
+/// A fault with its place in the text.
+pub(crate) fn placed(fault: Fault, program: &Program, text: &str) -> BadExpression {
+    let start = fault.node.and_then(|id| program.source_info().offset_for(id)).map_or(0, |(start, _)| start);
+    let before = text.get(..usize::try_from(start).unwrap_or(0)).unwrap_or_default();
+    let line = before.matches('\n').count().saturating_add(1);
+    let column = before.rsplit('\n').next().map_or(0, |tail| tail.chars().count()).saturating_add(1);
+    BadExpression { line, column, message: fault.message, hint: fault.hint }
+}
+
 /// The parser's message without its list of everything that could stand there.
 fn syntax(message: &str) -> String {
     let message = message.trim_start_matches("Syntax error: ").replace('\'', "`");
@@ -117,7 +125,7 @@ impl fmt::Debug for When {
 }
 
 /// What went wrong, with names and types only.
-fn describe(error: &ExecutionError) -> String {
+pub(crate) fn describe(error: &ExecutionError) -> String {
     match error {
         ExecutionError::NoSuchKey(key) => {
             let key: String = key.chars().take(64).collect();

@@ -8,6 +8,7 @@ pub mod keys;
 pub mod records;
 pub mod sinks;
 pub mod webhook;
+pub mod workflows;
 
 use std::collections::BTreeMap;
 

@@ -15,3 +15,4 @@ pub mod time;
 pub mod units;
 pub mod usage;
 pub mod verdict;
+pub mod workflow;

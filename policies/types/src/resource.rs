@@ -12,6 +12,7 @@ mod pool;
 mod proxy;
 mod sink;
 mod upstream;
+mod workflow;
 
 use std::collections::BTreeMap;
 
@@ -44,6 +45,10 @@ pub use sink::{
     WebhookSink,
 };
 pub use upstream::{Credential, Dialect, StreamUsage, UpstreamSpec};
+pub use workflow::{
+    ApprovalStep, CompensateSpec, ConditionStep, DelayStep, ForEachStep, InputSpec, InputType, ItemStep,
+    JobStep, NotifyStep, OnFailure, RetrySpec, StepSpec, WorkflowSpec,
+};
 
 /// Version that every object names in `apiVersion`.
 pub const API_VERSION: &str = "sideguard.dev/v1";
@@ -78,12 +83,14 @@ pub enum Spec {
     Upstream(UpstreamSpec),
     /// Somewhere that control passes the record on to; sidecars have nothing to do with it.
     Sink(SinkSpec),
+    /// Steps that control runs; sidecars have nothing to do with it.
+    Workflow(WorkflowSpec),
     /// Workers that do jobs; control alone has to do with it.
     WorkerPool(WorkerPoolSpec),
 }
 
 /// Kinds that are control's own business: sidecars are not told of them.
-pub const CONTROL_KINDS: [&str; 2] = ["Sink", "WorkerPool"];
+pub const CONTROL_KINDS: [&str; 3] = ["Sink", "WorkerPool", "Workflow"];
 
 impl Spec {
     /// Name of the kind, as it stands in `kind:`.
@@ -96,6 +103,7 @@ impl Spec {
             Self::Agent(_) => "Agent",
             Self::Upstream(_) => "Upstream",
             Self::Sink(_) => "Sink",
+            Self::Workflow(_) => "Workflow",
             Self::WorkerPool(_) => "WorkerPool",
         }
     }

@@ -12,6 +12,7 @@ pub(crate) enum Kind {
     Upstream,
     Sink,
     WorkerPool,
+    Workflow,
     Worker,
     Sidecar,
     Generation,
@@ -20,7 +21,7 @@ pub(crate) enum Kind {
 }
 
 /// Kinds with their names: as in YAML, one of them, several.
-const NAMES: [(Kind, &str, &str); 12] = [
+const NAMES: [(Kind, &str, &str); 13] = [
     (Kind::Policy, "Policy", "policies"),
     (Kind::Budget, "Budget", "budgets"),
     (Kind::ToolCatalog, "ToolCatalog", "toolcatalogs"),
@@ -28,6 +29,7 @@ const NAMES: [(Kind, &str, &str); 12] = [
     (Kind::Upstream, "Upstream", "upstreams"),
     (Kind::Sink, "Sink", "sinks"),
     (Kind::WorkerPool, "WorkerPool", "workerpools"),
+    (Kind::Workflow, "Workflow", "workflows"),
     (Kind::Worker, "Worker", "workers"),
     (Kind::Sidecar, "Sidecar", "sidecars"),
     (Kind::Generation, "Generation", "generations"),
@@ -46,6 +48,7 @@ impl Kind {
             Self::Upstream => "Upstream",
             Self::Sink => "Sink",
             Self::WorkerPool => "WorkerPool",
+            Self::Workflow => "Workflow",
             Self::Worker => "Worker",
             Self::Sidecar => "Sidecar",
             Self::Generation => "Generation",
@@ -65,6 +68,7 @@ impl Kind {
                 | Self::Upstream
                 | Self::Sink
                 | Self::WorkerPool
+                | Self::Workflow
         )
     }
 

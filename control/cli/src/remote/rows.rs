@@ -52,6 +52,7 @@ pub(crate) const fn head(kind: Kind) -> (&'static [&'static str], usize) {
         Kind::ToolCatalog => (&["TENANT", "NAME", "TOOLS", "GENERATION", "LABELS"], 4),
         Kind::Upstream => (&["TENANT", "NAME", "URL", "GENERATION", "LABELS"], 4),
         Kind::WorkerPool => (&["TENANT", "NAME", "TOPICS", "REASSIGN", "GENERATION", "LABELS"], 5),
+        Kind::Workflow => (&["TENANT", "NAME", "STEPS", "INPUT", "GENERATION", "LABELS"], 5),
         Kind::Agent => (&["TENANT", "NAME", "STANDING", "SIDECARS", "GENERATION", "REFUSED", "LABELS"], 5),
         Kind::Sink => (
             &[
@@ -110,9 +111,12 @@ pub(crate) async fn rows(client: &Client, kind: Kind, which: &Which) -> Outcome<
         }
         Kind::Agent => agents(client, which).await?,
         Kind::Sink => sinks(client, which).await?,
-        Kind::Policy | Kind::Budget | Kind::ToolCatalog | Kind::Upstream | Kind::WorkerPool => {
-            objects(client, kind, which).await?.iter().map(applied).collect()
-        }
+        Kind::Policy
+        | Kind::Budget
+        | Kind::ToolCatalog
+        | Kind::Upstream
+        | Kind::WorkerPool
+        | Kind::Workflow => objects(client, kind, which).await?.iter().map(applied).collect(),
     };
     // A scope has a short form as well.
     let scope = which.name.as_deref().filter(|_| kind == Kind::Kill).and_then(Scope::parse);
@@ -160,6 +164,11 @@ fn applied(object: &Object) -> Row {
         "Policy" => vec![count(&spec["rules"]), text(&spec["default_decision"])],
         "Budget" => vec![limits(&spec["limits"])],
         "ToolCatalog" => vec![count(&spec["tools"])],
+        "Workflow" => {
+            let inputs: Vec<&str> =
+                spec["input"].as_object().into_iter().flatten().map(|(name, _)| name.as_str()).collect();
+            vec![count(&spec["steps"]), inputs.join(",")]
+        }
         "WorkerPool" => {
             let topics = spec["topics"].as_array().into_iter().flatten().filter_map(Value::as_str);
             let reassign = spec["reassign"].as_str().unwrap_or("idempotent");

@@ -137,7 +137,7 @@ impl Place<'_, '_> {
 }
 
 /// The place of line and column of a scalar's text.
-fn inside(node: &Node, line: usize, column: usize, text: &str) -> crate::yaml::Mark {
+pub(super) fn inside(node: &Node, line: usize, column: usize, text: &str) -> crate::yaml::Mark {
     let mut at = node.at;
     match &node.value {
         Value::Scalar(_, Style::Plain) if line == 1 => {

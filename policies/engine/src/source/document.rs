@@ -6,7 +6,7 @@ use std::sync::Arc;
 use serde::de::DeserializeOwned;
 use sideguard_types::resource::{
     API_VERSION, AgentSpec, BudgetSpec, Metadata, PolicySpec, Resource, SinkSpec, Spec, ToolCatalogSpec,
-    UpstreamSpec, WorkerPoolSpec,
+    UpstreamSpec, WorkerPoolSpec, WorkflowSpec,
 };
 
 use super::{Finding, Severity, Source, nearest};
@@ -15,7 +15,8 @@ use crate::yaml::{self, Fault, FaultKind, Mark, Node, Pruned, Refusal, Value};
 /// Most findings of one document; after so many the rest is noise.
 const MAX_FINDINGS: usize = 50;
 /// Kinds that are read here.
-const KINDS: [&str; 7] = ["Policy", "Budget", "ToolCatalog", "Agent", "Upstream", "Sink", "WorkerPool"];
+const KINDS: [&str; 8] =
+    ["Policy", "Budget", "ToolCatalog", "Agent", "Upstream", "Sink", "WorkerPool", "Workflow"];
 /// Keys of rules and of `match`: at the top level they mean that indentation was lost.
 const INNER_KEYS: [&str; 25] = [
     "id",
@@ -281,6 +282,7 @@ pub(crate) fn load_node(
         "ToolCatalog" => read::<ToolCatalogSpec>(page, &mut spec_node, &[], findings).map(Spec::ToolCatalog),
         "Agent" => read::<AgentSpec>(page, &mut spec_node, &[], findings).map(Spec::Agent),
         "Sink" => read::<SinkSpec>(page, &mut spec_node, &[], findings).map(Spec::Sink),
+        "Workflow" => read::<WorkflowSpec>(page, &mut spec_node, &[], findings).map(Spec::Workflow),
         "WorkerPool" => read::<WorkerPoolSpec>(page, &mut spec_node, &[], findings).map(Spec::WorkerPool),
         _ => read::<UpstreamSpec>(page, &mut spec_node, &[], findings).map(Spec::Upstream),
     }?;

@@ -3,7 +3,6 @@
 use cel::Program;
 use cel::common::ast::{ComprehensionExpr, EntryExpr, Expr, IdedExpr, LiteralValue};
 
-use super::facts::VARIABLES;
 use crate::source::nearest;
 
 /// Deepest nesting of operators and calls.
@@ -55,10 +54,10 @@ const TYPES: [&str; 11] =
     ["bool", "bytes", "double", "duration", "int", "list", "map", "null_type", "string", "timestamp", "uint"];
 
 /// What is wrong, and at which node of the expression.
-pub(super) struct Fault {
-    pub(super) node: Option<u64>,
-    pub(super) message: String,
-    pub(super) hint: Option<String>,
+pub(crate) struct Fault {
+    pub(crate) node: Option<u64>,
+    pub(crate) message: String,
+    pub(crate) hint: Option<String>,
 }
 
 /// The deepest nesting of brackets outside of strings; the parser is spared what is deeper.
@@ -88,20 +87,29 @@ pub(super) fn brackets(text: &str) -> usize {
 
 /// What evaluating takes, as the size of the arguments grows.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Cost {
+pub(crate) enum Cost {
     Linear,
     /// A loop looks, on each turn, at more than what it is at.
     Quadratic,
 }
 
+/// What an expression may name.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Names<'n> {
+    pub(crate) known: &'n [&'n str],
+    /// Those that can be large.
+    pub(crate) large: &'n [&'n str],
+}
+
 /// Checks names, depth, loops and patterns.
-pub(super) fn check(program: &Program) -> Result<Cost, Fault> {
-    let mut walk = Walk { scope: Vec::new(), loops: Vec::new(), cost: Cost::Linear };
+pub(super) fn check<'e>(program: &'e Program, names: Names<'e>) -> Result<Cost, Fault> {
+    let mut walk = Walk { names, scope: Vec::new(), loops: Vec::new(), cost: Cost::Linear };
     walk.expression(program.expression(), 0)?;
     Ok(walk.cost)
 }
 
 struct Walk<'e> {
+    names: Names<'e>,
     /// Names that the loops around bring.
     scope: Vec<&'e str>,
     /// What the loops around are at.
@@ -184,18 +192,18 @@ impl<'e> Walk<'e> {
 
     fn name(&mut self, at: &IdedExpr, name: &str) -> Result<(), Fault> {
         let known = name.starts_with('@')
-            || VARIABLES.contains(&name)
+            || self.names.known.contains(&name)
             || TYPES.contains(&name)
             || self.scope.contains(&name);
         if known {
             let outer = self.loops.iter().rev().skip(1).any(|other| *other == name);
-            self.costs(outer || (name == "args" && !self.loops.is_empty()));
+            self.costs(outer || (self.names.large.contains(&name) && !self.loops.is_empty()));
             return Ok(());
         }
         let mut fault = fault(at, format!("`{name}` is not a name that is known here"));
-        fault.hint = Some(match nearest(name, VARIABLES) {
+        fault.hint = Some(match nearest(name, self.names.known.iter().copied()) {
             Some(meant) => format!("did you mean `{meant}`?"),
-            None => format!("known names: {}", VARIABLES.join(", ")),
+            None => format!("known names: {}", self.names.known.join(", ")),
         });
         Err(fault)
     }

@@ -140,10 +140,16 @@ pub struct ApprovalsSpec {
     pub webhooks: Vec<Webhook>,
 }
 
-/// A URL that is told of each new approval, and may answer it, both signed.
+/// A URL that is told of each new approval and may answer it, and that workflows send messages to; all of it signed.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Webhook {
+    /// Name by which steps of workflows send it messages; only one with a name gets any.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub name: Option<String>,
+    /// Whether it is told of approvals.
+    #[serde(default = "yes", skip_serializing_if = "is_yes")]
+    pub approvals: bool,
     /// Where notifications are posted: `https://…`, or `http://…` within a network that is trusted.
     pub url: String,
     /// The secret that both sides sign with; at least 16 bytes.
@@ -151,6 +157,15 @@ pub struct Webhook {
     /// The tenant whose approvals it is told of and may answer; those of all when absent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub tenant: Option<String>,
+}
+
+const fn yes() -> bool {
+    true
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde gives a reference")]
+const fn is_yes(told: &bool) -> bool {
+    *told
 }
 
 /// File with a secret; white space around it does not count.
