@@ -59,7 +59,7 @@ fn lines(role: &Value) -> Vec<String> {
 #[test]
 fn rights_are_these_and_no_others() {
     let all = objects(&manifest(&[]));
-    for (account, expected) in [("sideguard-control", CONTROL), ("sideguard-injector", INJECTOR)] {
+    for (account, expected) in [("sideguard-control", &CONTROL[..]), ("sideguard-injector", &INJECTOR[..])] {
         let roles = ["ClusterRole", "Role"].map(|kind| format!("{kind}/{account}"));
         let mut found: Vec<String> =
             all.iter().filter(|object| roles.contains(&called(object))).flat_map(lines).collect();
