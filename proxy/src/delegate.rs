@@ -4,28 +4,27 @@
 //! sidecar tells what was used; where it does not, all of it counts.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use base64::Engine;
 use base64::prelude::BASE64_URL_SAFE_NO_PAD;
-use ed25519_dalek::SigningKey;
 use http::{HeaderMap, HeaderValue};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
-use sideguard_policy::chain::{self, Terms, Want};
+use sideguard_policy::chain::{self, Expected, Terms, Verified, Want};
 use sideguard_policy::ledger::{Exhausted, Room};
 use sideguard_runtime::{clock, id};
 use sideguard_types::audit::Amounts;
 use sideguard_types::call::Caller;
-use sideguard_types::delegation::{
-    Allowance, CHAIN_HEADER, Chain, Link, Passport, RECEIPT_HEADER, Receipt, Rights,
-};
+use sideguard_types::delegation::{Allowance, CHAIN_HEADER, Chain, Link, RECEIPT_HEADER, Receipt, Rights};
+use sideguard_types::job::Job;
 use sideguard_types::refusal::{Code, Refusal};
 use sideguard_types::resource::Unit;
 use sideguard_types::units::MicroUsd;
 
 use crate::app::Sidecar;
 use crate::call::Exchange;
-use crate::delegations::{Drawn, Open, Under};
+use crate::delegations::{Drawn, Guard, Key, Open, Under};
 
 /// Longest header with a chain or a receipt.
 const LONGEST: usize = 32 << 10;
@@ -194,17 +193,97 @@ pub(crate) fn hand(
     receiver(exchange).map(|to| hand_to(sidecar, exchange, caller, to, budget)).transpose()
 }
 
-/// Makes the link by which an exchange hands its agent's work to `to`: an agent, or `pool/NAME`.
+/// Makes the link by which an exchange hands its agent's work to the agent `to`.
 ///
 /// # Errors
 /// As [`hand`].
-pub(crate) fn hand_to(
+fn hand_to(
     sidecar: &Sidecar,
     exchange: &Exchange,
     caller: &Caller,
     to: &str,
     budget: Allowance,
 ) -> Result<Handed, Refusal> {
+    let life = sidecar.config.delegation.life.0;
+    let (mut chain, drawn) = chained(sidecar, exchange, caller, (to, budget, life))?;
+    match write(&chain).zip(chain.links.pop()) {
+        Some((header, link)) => Ok(Handed { header, link, drawn, told: None }),
+        None => {
+            drawn.into_iter().for_each(|drawn| drawn.settle(Want::default()));
+            let reason = format!("the chain is larger than {LONGEST} bytes: the rights in it are long lists");
+            Err(refuse(Code::ScopeDenied, reason))
+        }
+    }
+}
+
+/// Makes the chain that goes along with a job about `topic`: whichever worker takes the job works under it. What it may use
+/// of the agent's own delegation counts as used from now on, since nobody tells how much of it was.
+///
+/// # Errors
+/// As [`hand`].
+pub(crate) async fn hand_job(
+    sidecar: &Sidecar,
+    exchange: &Exchange,
+    caller: &Caller,
+    topic: &str,
+    life: Duration,
+) -> Result<(Chain, Option<Drawn>), Refusal> {
+    // A sidecar that has just come into its fleet gets its passport at once.
+    const LOOK: Duration = Duration::from_millis(50);
+    let fleet = sidecar.fleet.as_ref().ok_or_else(no_passport)?;
+    for _ in 0..60 {
+        if fleet.passport().is_some() {
+            break;
+        }
+        tokio::time::sleep(LOOK).await;
+    }
+    let budget = sidecar.config.delegation.budget;
+    chained(sidecar, exchange, caller, (&audience(topic), budget, life))
+}
+
+/// Whom the chain of a job is for.
+fn audience(topic: &str) -> String {
+    format!("topic/{topic}")
+}
+
+/// Takes a job on: what `agent` does for it, it does under the job's chain.
+///
+/// # Errors
+/// What is wrong with the chain.
+pub(crate) fn take_on(sidecar: &Sidecar, job: &Job, agent: &str) -> Result<Option<Guard>, String> {
+    let Some(chain) = job.chain.clone() else { return Ok(None) };
+    let verified = verified(sidecar, &job.tenant, &audience(&job.spec.topic), chain)
+        .map_err(|refusal| refusal.reason)?;
+    let (key, trace) = (Key::Job(job.id.clone()), Some(job.trace_id.clone()));
+    sidecar.delegations.open(key, agent, trace, verified).map(Some).map_err(|error| error.to_string())
+}
+
+/// Checks a chain that is for `holder`.
+///
+/// # Errors
+/// What is wrong with it.
+pub(crate) fn verified(
+    sidecar: &Sidecar,
+    tenant: &str,
+    holder: &str,
+    chain: Chain,
+) -> Result<Verified, Refusal> {
+    let Some(signer) = sidecar.fleet.as_ref().and_then(|fleet| fleet.signer()) else {
+        let reason = "this sidecar does not know control's key yet: it cannot check a chain";
+        return Err(refuse(Code::PolicyUnavailable, reason));
+    };
+    let depth = usize::try_from(sidecar.config.delegation.depth).unwrap_or(usize::MAX);
+    let expected = Expected { tenant, signer: &signer, holder, depth, now: clock::now() };
+    chain::verify(chain, &expected).map_err(|broken| refuse(Code::ScopeDenied, broken.to_string()))
+}
+
+/// Makes a chain for `to`, which may use a budget, for a while.
+fn chained(
+    sidecar: &Sidecar,
+    exchange: &Exchange,
+    caller: &Caller,
+    (to, budget, life): (&str, Allowance, Duration),
+) -> Result<(Chain, Option<Drawn>), Refusal> {
     let passport = sidecar.fleet.as_ref().and_then(|fleet| fleet.passport()).ok_or_else(no_passport)?;
     let open = parent(exchange)?;
     let budget = open.map_or(budget, |open| open.share(budget));
@@ -215,7 +294,6 @@ pub(crate) fn hand_to(
         refuse(Code::BudgetExhausted, format!("nothing is left of the delegation's {unit} to hand on"))
     })?;
     let rights = exchange.policy.set.identity_by_name(&caller.tenant, &caller.agent);
-    let rules = &sidecar.config.delegation;
     let now = clock::now();
     let terms = Terms {
         id: id::new(now),
@@ -224,16 +302,17 @@ pub(crate) fn hand_to(
         rights: rights.map_or_else(Rights::default, |identity| identity.rights.clone()),
         budget,
         now,
-        life: rules.life.0,
-        depth: rules.depth.saturating_sub(1),
+        life,
+        depth: sidecar.config.delegation.depth.saturating_sub(1),
         session: exchange.session.clone(),
         call: exchange.id.clone(),
     };
-    match link(open.map(|open| &*open.verified.chain), terms, &passport, sidecar.key.expose()) {
-        Ok((header, link)) => Ok(Handed { header, link, drawn, told: None }),
-        Err(refusal) => {
+    let parent = open.map(|open| &*open.verified.chain);
+    match chain::extend(parent, terms, &passport, sidecar.key.expose()) {
+        Ok(chain) => Ok((chain, drawn)),
+        Err(ended) => {
             drawn.into_iter().for_each(|drawn| drawn.settle(Want::default()));
-            Err(*refusal)
+            Err(refuse(Code::ScopeDenied, ended.to_string()))
         }
     }
 }
@@ -247,21 +326,6 @@ fn no_passport() -> Refusal {
     refusal.hint =
         Some("only sidecars of a fleet hand work to other agents: is control reachable?".to_owned());
     refusal
-}
-
-fn link(
-    parent: Option<&Chain>,
-    terms: Terms,
-    passport: &Passport,
-    key: &SigningKey,
-) -> Result<(HeaderValue, Link), Box<Refusal>> {
-    let denied = |reason: String| Box::new(refuse(Code::ScopeDenied, reason));
-    let mut chain = chain::extend(parent, terms, passport, key).map_err(|ended| denied(ended.to_string()))?;
-    let header = write(&chain).ok_or_else(|| {
-        denied(format!("the chain is larger than {LONGEST} bytes: the rights in it are long lists"))
-    })?;
-    let last = chain.links.pop().ok_or_else(|| denied("the chain is empty".to_owned()))?;
-    Ok((header, last))
 }
 
 /// A chain or a receipt as a header.

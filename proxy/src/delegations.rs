@@ -22,7 +22,6 @@ const SEEN: usize = 200_000;
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Key {
     /// A job, by its id.
-    #[cfg_attr(not(test), expect(dead_code, reason = "the code that works on jobs opens these"))]
     Job(String),
     /// A request that came in, by its id in the record.
     Request(String),
@@ -217,9 +216,8 @@ impl Delegations {
         };
         if let Some(job) = job {
             let found = those(&|one| matches!(&one.key, Key::Job(own) if own == job));
-            if !found.is_empty() {
-                return Some(Under { by: Correlation::Job, open: found });
-            }
+            // A job that came with no chain was a person's: the agent does it in its own right.
+            return (!found.is_empty()).then_some(Under { by: Correlation::Job, open: found });
         }
         if let (Some(trace), Correlate::Trace) = (trace_id, self.rules.correlation) {
             let found = those(&|one| one.trace_id.as_deref() == Some(trace));
@@ -340,7 +338,7 @@ mod tests {
         assert_eq!(found(Some("j"), Some("t1")), (Correlation::Job, "planner".to_owned()));
         assert_eq!(found(None, Some("t2")), (Correlation::Trace, "root".to_owned()));
         assert_eq!(found(None, Some("other")), (Correlation::Meet, "a root planner".to_owned()));
-        assert_eq!(found(Some("other"), None), (Correlation::Meet, "a root planner".to_owned()));
+        assert!(all.of("b", Some("other"), None).is_none(), "a job that nobody delegated");
         assert!(all.of("c", None, None).is_none(), "another agent's are not its own");
         drop(two);
         assert_eq!(found(None, Some("t2")), (Correlation::Meet, "a planner".to_owned()));

@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use http::{HeaderMap, HeaderName, HeaderValue, header};
-use sideguard_policy::chain::{self, Expected, Verified};
+use sideguard_policy::chain;
 use sideguard_runtime::{clock, id};
 use sideguard_types::audit::Phase;
 use sideguard_types::call::{Caller, Verb};
@@ -113,7 +113,8 @@ fn admitted(
         return Err(refusal);
     };
     let chain = chain.map_err(|what| refuse(format!("the chain of delegation: {what}")))?;
-    let verified = verified(sidecar, inbound, chain)?;
+    let Caller { tenant, agent, .. } = &*inbound.agent;
+    let verified = delegate::verified(sidecar, tenant, agent, chain)?;
     exchange.link = Some(verified.link().to_owned());
     let trace_id = exchange.trace_id.get_or_insert_with(|| id::token(16)).clone();
     let key = Key::Request(exchange.id.clone());
@@ -132,22 +133,6 @@ fn admitted(
     exchange.under =
         Some(Under { by: sideguard_types::delegation::Correlation::Trace, open: vec![Arc::clone(&guard.0)] });
     Ok(Some(guard))
-}
-
-fn verified(sidecar: &Sidecar, inbound: &Inbound, chain: Chain) -> Result<Verified, Refusal> {
-    let Some(signer) = sidecar.fleet.as_ref().and_then(|fleet| fleet.signer()) else {
-        let reason = "this sidecar does not know control's key yet: it cannot check a chain";
-        return Err(Refusal::new(Code::PolicyUnavailable, "delegation", reason));
-    };
-    let expected = Expected {
-        tenant: &inbound.agent.tenant,
-        signer: &signer,
-        holder: &inbound.agent.agent,
-        depth: usize::try_from(sidecar.config.delegation.depth).unwrap_or(usize::MAX),
-        now: clock::now(),
-    };
-    chain::verify(chain, &expected)
-        .map_err(|broken| Refusal::new(Code::ScopeDenied, "delegation", broken.to_string()))
 }
 
 /// Puts the request on record before the agent sees it.

@@ -268,7 +268,7 @@ async fn control_asks_for_no_more_than_its_role_allows() {
     cluster.apply(&policy("team", "own", ALLOW));
     cluster.accepted("policies", "team", "own", "True").await;
     drop(service);
-    let own = ["policies", "budgets", "agents", "toolcatalogs", "upstreams"];
+    let own = ["policies", "budgets", "agents", "toolcatalogs", "upstreams", "workerpools"];
     let mut allowed: BTreeSet<String> =
         ["get leases", "create leases", "patch leases", "create tokenreviews", "create events", "get pods"]
             .map(str::to_owned)

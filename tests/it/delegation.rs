@@ -2,6 +2,7 @@
 //! have not made.
 
 mod budgets;
+mod jobs;
 mod people;
 mod refused;
 

@@ -193,6 +193,7 @@ async fn a_lease_that_cannot_be_renewed_fences_itself_and_cuts_what_is_under_way
     assert_eq!(stream.status(), 200);
     let streamed = call(&sidecar, &tool, &[]);
     let cut = async {
+        harness::until("the tool answers", || tool.seen().len() == 1).await;
         parts.send("first".into()).await.expect("a tool that sends");
         relay.set(Line::Silent);
         let since = Stopwatch::start();

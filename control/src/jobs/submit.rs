@@ -186,8 +186,14 @@ fn check(submit: &Submit) -> Result<(), Failure> {
     if spans.into_iter().flatten().any(|Span(span)| span.is_zero() || span > YEAR) {
         return invalid("a time limit is more than nothing and at most a year".to_owned());
     }
-    if submit.chain.as_ref().is_some_and(|chain| chain.to_string().len() > INLINE) {
-        return invalid("the chain of delegation is too long".to_owned());
+    if let Some(chain) = &submit.chain {
+        if bytes(chain)?.len() > INLINE {
+            return invalid("the chain of delegation is too long".to_owned());
+        }
+        let last = chain.links.last().map(|link| &link.from);
+        if last != submit.agent.as_ref() {
+            return invalid("the chain of delegation is another agent's".to_owned());
+        }
     }
     Ok(())
 }

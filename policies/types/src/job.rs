@@ -6,6 +6,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
+use crate::delegation::Chain;
 use crate::time::{Span, Timestamp};
 
 /// What is to be done, as whoever submits it says.
@@ -322,7 +323,7 @@ pub struct Job {
     pub approval: Option<String>,
     /// Signed chain of delegation, root first, as its sidecar made it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub chain: Option<Value>,
+    pub chain: Option<Chain>,
     /// How far its worker says it is.
     #[serde(default, skip_serializing_if = "Value::is_null")]
     pub progress: Value,

@@ -121,6 +121,11 @@ impl Book {
         !held.is_fenced(now) && self.advance(held, Stage::Starting, Stage::Open)
     }
 
+    /// Control is to be told that a job ended before the agent had it.
+    pub(super) fn decline(&mut self, held: &Held) {
+        self.advance(held, Stage::Starting, Stage::Ending);
+    }
+
     /// Control is to be told how a job ended that the agent had. False where it is being told already.
     pub(super) fn end(&mut self, held: &Held) -> bool {
         self.advance(held, Stage::Open, Stage::Ending)

@@ -68,6 +68,11 @@ pub(super) async fn next(sidecar: &Arc<Sidecar>, wait: Duration) -> Option<Start
         }
         let picked = work.book.lock().start(clock::uptime());
         if let Some(held) = picked {
+            if let Err(message) = held.take_on(sidecar, &work.skills.agent) {
+                work.change(|book| book.decline(&held));
+                tell_end(sidecar, held, Outcome::Failed { message, retry: false });
+                continue;
+            }
             let mut starting = Started { work, held, input: Value::Null };
             match tokio::time::timeout(START, start(sidecar, &starting.held)).await {
                 Ok(Some(input)) => {

@@ -1,11 +1,13 @@
 //! The way of a new job: judged here as any call is, recorded, and handed to control, which judges it again.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use serde::Deserialize;
 use serde_json::value::RawValue;
 use serde_json::{Map, Value};
 use sideguard_policy::ToolHints;
+use sideguard_policy::chain::Want;
 use sideguard_types::audit::{Phase, Record};
 use sideguard_types::call::{Caller, Class, Point};
 use sideguard_types::control::jobs::Submit;
@@ -17,7 +19,10 @@ use super::desk::{No, Said, link, problem, public};
 use crate::app::Sidecar;
 use crate::call::{Body, Classified, Exchange, Item};
 use crate::decide::{self, Withheld};
-use crate::{audit, classify};
+use crate::{audit, classify, delegate};
+
+/// The longest that what is done for a job may be done in the submitter's name.
+const LONGEST: Duration = Duration::from_secs(86_400);
 
 /// What policy sees of a job's input: the bytes as they came.
 #[derive(Deserialize)]
@@ -36,6 +41,9 @@ pub(super) async fn submit(
     let (spec, idempotency_key) = read(body)?;
     exchange.items = vec![item(exchange, &spec, body)?];
     judge(sidecar, exchange, body).await?;
+    let life = spec.limits.total.map_or(LONGEST, |total| total.0.min(LONGEST));
+    let (chain, drawn) = delegate::hand_job(sidecar, exchange, caller, &spec.topic, life).await?;
+    exchange.link = chain.links.last().map(|link| link.id.clone());
     let ask = Submit {
         spec,
         tenant: None,
@@ -43,7 +51,7 @@ pub(super) async fn submit(
         agent: Some(caller.agent.clone()),
         above: caller.chain.clone(),
         job: exchange.job.job().map(str::to_owned),
-        chain: None,
+        chain: Some(chain),
     };
     let answer = match link(sidecar).await {
         Ok(client) => client.submit_job(&ask).await.map_err(No::from),
@@ -62,6 +70,9 @@ pub(super) async fn submit(
             outcome.reason.clone_from(&problem.detail);
         }
         Err(No::Refusal(refusal)) => outcome.code = Some(refusal.code.as_str().to_owned()),
+    }
+    if answer.is_err() {
+        drawn.into_iter().for_each(|drawn| drawn.settle(Want::default()));
     }
     sidecar.note(&outcome);
     answer.map(|job| Said::of(201, public(job)))

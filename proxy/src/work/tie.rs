@@ -7,6 +7,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::task::Poll;
 use std::time::Duration;
 
+use parking_lot::Mutex;
 use sha2::{Digest, Sha256};
 use sideguard_runtime::clock;
 use sideguard_runtime::secret::Secret;
@@ -15,6 +16,10 @@ use sideguard_types::job::Job;
 use sideguard_types::refusal::{Code, Refusal};
 use sideguard_types::time::Timestamp;
 use tokio::sync::watch;
+
+use crate::app::Sidecar;
+use crate::delegate;
+use crate::delegations::Guard;
 
 /// How long what waits for a fence sleeps at most: a timer does not count while the machine sleeps.
 const LOOK: Duration = Duration::from_millis(500);
@@ -76,6 +81,8 @@ pub(crate) struct Held {
     term: Arc<Term>,
     /// What control said of its end.
     pub(super) heard: watch::Sender<Option<Heard>>,
+    /// The delegation that it is done under.
+    under: Mutex<Option<Guard>>,
 }
 
 impl Held {
@@ -89,7 +96,20 @@ impl Held {
             over: AtomicBool::new(false),
             term: Arc::clone(term),
             heard: watch::Sender::new(None),
+            under: Mutex::new(None),
         }
+    }
+
+    /// Opens the delegation that the job comes with: calls for it are judged by the whole chain from now on.
+    ///
+    /// # Errors
+    /// What is wrong with the chain: then nothing may be done for the job.
+    pub(super) fn take_on(&self, sidecar: &Sidecar, agent: &str) -> Result<(), String> {
+        let mut under = self.under.lock();
+        if under.is_none() {
+            *under = delegate::take_on(sidecar, &self.job, agent)?;
+        }
+        Ok(())
     }
 
     /// Takes the job away for good.

@@ -6,6 +6,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
+use crate::delegation::Chain;
 use crate::job::{Job, JobSpec};
 use crate::time::Timestamp;
 
@@ -32,7 +33,7 @@ pub struct Submit {
     pub job: Option<String>,
     /// From a sidecar: the signed chain of delegation.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub chain: Option<Value>,
+    pub chain: Option<Chain>,
 }
 
 /// What a worker can do.

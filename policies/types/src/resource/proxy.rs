@@ -47,7 +47,6 @@ pub struct ProxySpec {
     /// How work is handed to other agents, and taken from them.
     pub delegation: DelegationSpec,
     /// What its agent does for others: jobs that control gives out.
-    #[serde(skip_serializing_if = "Option::is_none")]
     pub worker: Option<WorkerSpec>,
 }
 
