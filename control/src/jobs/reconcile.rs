@@ -187,7 +187,7 @@ impl Jobs {
                 return Ok(known.filter(|(worker, _)| worker.until <= now && !worker.dead).map(
                     |(worker, at)| {
                         tracing::warn!(worker = %worker.id, tenant = %worker.tenant, "a worker is lost");
-                        Written::Worker(Registered { dead: true, ..(*worker).clone() }, at)
+                        Written::Worker(Box::new(Registered { dead: true, ..(*worker).clone() }), at)
                     },
                 ));
             }
@@ -216,7 +216,7 @@ impl Jobs {
                     }
                     // Whoever approved the job approved that it is done.
                     Judgement::Ask(_) if job.approval.is_some() => {
-                        state::dispatch(&mut job, now, &worker, pool)
+                        state::dispatch(&mut job, now, &worker, pool);
                     }
                     Judgement::Ask(verdict) => {
                         let message = format!("{}: ask for approval at `job.submit`", verdict.rule);
@@ -283,7 +283,7 @@ impl Jobs {
                 self.board.put_job(&job.tenant.clone(), &job.id.clone(), Some(*job), revision);
             }
             Written::Worker(worker, _) => {
-                self.board.put_worker(&worker.tenant.clone(), &worker.id.clone(), Some(worker), revision);
+                self.board.put_worker(&worker.tenant.clone(), &worker.id.clone(), Some(*worker), revision);
             }
         }
     }
@@ -297,7 +297,7 @@ impl Jobs {
             match standing.state {
                 Answered::Pending => {}
                 Answered::Approved | Answered::Consumed => {
-                    self.approved(waiting, &asker, job, approval).await?
+                    self.approved(waiting, &asker, job, approval).await?;
                 }
                 Answered::Denied | Answered::Expired => {
                     let why = standing.reason.unwrap_or_else(|| "nobody answered in time".to_owned());
@@ -370,7 +370,7 @@ fn asker_of(asker: &Principal) -> Principal {
 /// A document to be written over the one of this revision.
 enum Written {
     Job(Box<Job>, Revision),
-    Worker(Registered, Revision),
+    Worker(Box<Registered>, Revision),
 }
 
 impl Written {

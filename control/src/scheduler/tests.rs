@@ -208,7 +208,7 @@ fn every_time_limit_ends_what_it_limits() {
     };
     let waiting = limited(job("t", "1", 95));
     assert_eq!((act(104, waiting.clone()).actions, act(104, waiting.clone()).next), (vec![], Some(at(105))));
-    assert_eq!(act(105, waiting.clone()).actions, end(JobReason::QueueTimeout));
+    assert_eq!(act(105, waiting).actions, end(JobReason::QueueTimeout));
     let given = limited(held(job("t", "1", 95), "a", 100, None));
     assert!(act(104, given.clone()).actions.is_empty());
     assert!(matches!(act(105, given).actions[..], [Action::Requeue { reason: JobReason::NotStarted, .. }]));
