@@ -21,7 +21,7 @@ use sideguard_runtime::clock;
 use sideguard_store::documents::{Edit, Expect, Revision};
 use sideguard_store::{Store, StoreError};
 use sideguard_types::control::jobs::{Ended, Outcome, Progress};
-use sideguard_types::job::{Hold, Job, JobState, Large};
+use sideguard_types::job::{Job, JobState, Large};
 use sideguard_types::time::Timestamp;
 
 use crate::error::Failure;
@@ -164,20 +164,63 @@ impl Jobs {
     }
 
     /// How far a job is.
-    pub(crate) async fn progress(&self, who: &Principal, id: &str, told: Progress) -> Result<(), Failure> {
+    pub(crate) async fn progress(
+        &self,
+        waiting: &Waiting,
+        who: &Principal,
+        id: &str,
+        told: Progress,
+    ) -> Result<(), Failure> {
+        let tenant = who.sidecars_tenant();
         if told.progress.to_string().len() > PROGRESS {
             return Err(Failure::Invalid(format!("progress is {PROGRESS} bytes of JSON at most")));
         }
+        let Some((job, _)) = self.known(tenant, id).await? else { return Err(over(id)) };
+        let set = self.judge.set(&self.store, waiting, clock::now(), tenant).await?;
+        // What policy keeps out of results does not get out this way.
+        let progress = match self.told(&set, &job, &told.progress)? {
+            Ok(clean) => clean,
+            Err(why) => return Err(Failure::Invalid(format!("this progress is not kept: {why}"))),
+        };
         let changed = self
-            .change(who.sidecars_tenant(), id, |job, _| {
+            .change(tenant, id, |job, _| {
                 if !state::holds(job, &who.name, told.epoch) {
                     return Err(over(id));
                 }
-                job.progress = told.progress.clone();
+                job.progress = progress.clone();
                 Ok(Some(((), Vec::new())))
             })
             .await?;
         changed.map(drop).ok_or_else(|| over(id))
+    }
+
+    /// What a worker tells of a job, as policy lets it be kept; else why it is not.
+    fn told(
+        &self,
+        set: &sideguard_policy::PolicySet,
+        job: &Job,
+        told: &Value,
+    ) -> Result<Result<Value, String>, Failure> {
+        let agent = job.hold.as_ref().map_or("", |hold| hold.agent.as_str());
+        let text = serde_json::to_vec(told).map_err(|error| Failure::Invalid(error.to_string()))?;
+        if text.len() > LARGEST {
+            return Err(Failure::TooLarge);
+        }
+        let refused = |rule: &str, why: &str| Ok(Err(format!("{rule}: {why}")));
+        match self.judge.result(set, clock::now(), job, agent, &text) {
+            Judgement::No { rule, reason } => refused(&rule, &reason),
+            Judgement::Ask(verdict) => refused(&verdict.rule, "a result cannot wait for people"),
+            Judgement::Yes { most, .. } if most.is_some_and(|most| text.len() as u64 > most) => {
+                refused("constraints", "it is longer than `max_output_bytes`")
+            }
+            Judgement::Yes { redact, .. } if redact.is_empty() => Ok(Ok(told.clone())),
+            Judgement::Yes { redact, .. } => match judge::redacted(&text, &redact) {
+                Some(clean) => serde_json::from_slice(&clean)
+                    .map(Ok)
+                    .map_err(|error| Failure::Invalid(error.to_string())),
+                None => refused("constraints", "it cannot be redacted"),
+            },
+        }
     }
 
     /// A worker tells how a job ended.
@@ -192,13 +235,24 @@ impl Jobs {
         let Ended { epoch, outcome } = told;
         let set = self.judge.set(&self.store, waiting, clock::now(), tenant).await;
         let (said, large) = match (Said::of(&outcome), outcome) {
+            (Some(Said::Failed { message, retry }), _) => {
+                let Some((job, _)) = self.known(tenant, id).await? else {
+                    return self.gone(who, id, epoch).await;
+                };
+                let set = set.as_deref().map_err(|_| Failure::Unsure)?;
+                let message = match self.told(set, &job, &Value::String(message))? {
+                    Ok(Value::String(clean)) => clean,
+                    Ok(_) => String::new(),
+                    Err(why) => format!("what its worker says of it is not kept: {why}"),
+                };
+                (Said::Failed { message, retry }, None)
+            }
             (Some(said), _) => (said, None),
             (None, Outcome::Succeeded(result)) => {
                 let Some((job, _)) = self.known(tenant, id).await? else {
                     return self.gone(who, id, epoch).await;
                 };
-                let Some(hold) = &job.hold else { return Err(over(id)) };
-                self.judged(set.as_deref().map_err(|_| Failure::Unsure)?, &job, hold, &result)?
+                self.judged(set.as_deref().map_err(|_| Failure::Unsure)?, &job, &result)?
             }
             (None, Outcome::Failed { .. } | Outcome::GivenBack) => return Err(over(id)),
         };
@@ -250,34 +304,17 @@ impl Jobs {
         &self,
         set: &sideguard_policy::PolicySet,
         job: &Job,
-        hold: &Hold,
         result: &Value,
     ) -> Result<(Said, Option<Bytes>), Failure> {
-        let mut text = serde_json::to_vec(result).map_err(|error| Failure::Invalid(error.to_string()))?;
-        if text.len() > LARGEST {
-            return Err(Failure::TooLarge);
-        }
-        let refused = |rule: &str, reason: &str| Ok((Said::Refused(format!("{rule}: {reason}")), None));
-        match self.judge.result(set, clock::now(), job, &hold.agent, &text) {
-            Judgement::No { rule, reason } => return refused(&rule, &reason),
-            Judgement::Ask(verdict) => return refused(&verdict.rule, "a result cannot wait for people"),
-            Judgement::Yes { redact, most } => {
-                if most.is_some_and(|most| text.len() as u64 > most) {
-                    return refused("constraints", "the result is longer than `max_output_bytes`");
-                }
-                if !redact.is_empty() {
-                    match judge::redacted(&text, &redact) {
-                        Some(clean) => text = clean,
-                        None => return refused("constraints", "the result cannot be redacted"),
-                    }
-                }
-            }
-        }
+        let value = match self.told(set, job, result)? {
+            Ok(value) => value,
+            Err(why) => return Ok((Said::Refused(why), None)),
+        };
+        let text = bytes(&value)?;
         if text.len() > INLINE {
             let large = Large { bytes: text.len() as u64, sha256: hex(&Sha256::digest(&text)) };
-            return Ok((Said::Result(Kept::Large(large)), Some(text.into())));
+            return Ok((Said::Result(Kept::Large(large)), Some(text)));
         }
-        let value = serde_json::from_slice(&text).map_err(|error| Failure::Invalid(error.to_string()))?;
         Ok((Said::Result(Kept::Inline(value)), None))
     }
 
@@ -325,6 +362,13 @@ impl Jobs {
         change(&mut job, now);
         let mut edits = kept(&job, now, Expect::Any)?;
         edits.push(Edit::delete(key, Expect::Revision(document.revision)));
+        if job.large_input.is_some() && !job.state.is_final() {
+            let input = places::data(tenant, id, "input")?;
+            let Some(data) = self.store.documents.get(now, &input).await? else {
+                return Err(Failure::Conflict(format!("the input of job `{id}` is not kept any more")));
+            };
+            edits.push(Edit::put(input, data.value, Expect::Any).until(Some(submit::ends(&job))));
+        }
         let revision = self.store.documents.put_all(now, edits).await.map_err(|error| match error {
             StoreError::Conflict { .. } => Failure::Conflict(format!("somebody else was at job `{id}`")),
             error => error.into(),

@@ -115,12 +115,25 @@ pub(crate) enum Action {
     Bury { tenant: String, worker: String },
     /// A job goes to a worker.
     Dispatch { tenant: String, job: String, worker: String, pool: String },
-    /// A job's lease is over; from `until` on it may be given out again.
-    Requeue { tenant: String, job: String, reason: JobReason, until: Timestamp },
+    /// A job's lease is over; from `until` on it may be given out again. Void when the job stands otherwise by now.
+    Requeue { tenant: String, job: String, stood: Stood, reason: JobReason, until: Timestamp },
     /// A job's moment has come.
     Ready { tenant: String, job: String },
-    /// A job is over.
-    End { tenant: String, job: String, state: JobState, reason: JobReason },
+    /// A job is over. Void when it stands otherwise by now.
+    End { tenant: String, job: String, stood: Stood, state: JobState, reason: JobReason },
+}
+
+/// How a job stood that something was planned for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Stood {
+    epoch: u64,
+    state: JobState,
+}
+
+impl Stood {
+    pub(crate) const fn of(job: &Job) -> Self {
+        Self { epoch: job.epoch, state: job.state }
+    }
 }
 
 /// What is to be done, and when to look again if nothing happens before.
@@ -191,7 +204,8 @@ pub(crate) fn limits(own: JobLimits, pool: Option<&Pool>) -> [Duration; 4] {
 }
 
 fn end(job: &Job, state: JobState, reason: JobReason) -> Due {
-    Due::Act(Action::End { tenant: job.tenant.clone(), job: job.id.clone(), state, reason })
+    let (tenant, stood) = (job.tenant.clone(), Stood::of(job));
+    Due::Act(Action::End { tenant, job: job.id.clone(), stood, state, reason })
 }
 
 fn due(view: &View<'_>, crew: &Crew<'_>, job: &Job) -> Due {
@@ -201,7 +215,8 @@ fn due(view: &View<'_>, crew: &Crew<'_>, job: &Job) -> Due {
         None => crew.pool(job),
     };
     let [queue, dispatch, run, total] = limits(job.spec.limits, pool);
-    let last = job.created.plus(total);
+    // A job that may not begin before some moment is not late before it.
+    let last = job.spec.after.map_or(job.created, |after| after.max(job.created)).plus(total);
     if last <= view.now {
         return end(job, JobState::TimedOut, JobReason::TotalTimeout);
     }
@@ -260,7 +275,8 @@ fn again(now: Timestamp, job: &Job, pool: Option<&Pool>, reason: JobReason) -> D
         return end(job, JobState::DeadLettered, JobReason::AttemptsExhausted);
     }
     let until = now.plus(pause(pool, job.attempts));
-    Due::Act(Action::Requeue { tenant: job.tenant.clone(), job: job.id.clone(), reason, until })
+    let (tenant, stood) = (job.tenant.clone(), Stood::of(job));
+    Due::Act(Action::Requeue { tenant, job: job.id.clone(), stood, reason, until })
 }
 
 /// The pause after so many tries.

@@ -189,6 +189,8 @@ pub(crate) struct Exchange {
     pub(crate) caller: Option<Arc<Caller>>,
     /// The job that it is made for.
     pub(crate) job: Tie,
+    /// Its id, where that is certain.
+    pub(crate) named: Option<String>,
     /// The delegations that it is made under.
     pub(crate) under: Option<Under>,
     /// Id of the link by which it hands work on, or by which it came in.
@@ -227,6 +229,7 @@ impl Exchange {
             route: None,
             caller: None,
             job: Tie::Free,
+            named: None,
             under: None,
             link: None,
             own: None,

@@ -249,13 +249,25 @@ fn audience(topic: &str) -> String {
 /// Takes a job on: what `agent` does for it, it does under the job's chain.
 ///
 /// # Errors
-/// What is wrong with the chain.
-pub(crate) fn take_on(sidecar: &Sidecar, job: &Job, agent: &str) -> Result<Option<Guard>, String> {
-    let Some(chain) = job.chain.clone() else { return Ok(None) };
-    let verified = verified(sidecar, &job.tenant, &audience(&job.spec.topic), chain)
-        .map_err(|refusal| refusal.reason)?;
+/// What is wrong with the chain, and whether that may be different another time.
+pub(crate) fn take_on(sidecar: &Sidecar, job: &Job, agent: &str) -> Result<Option<Guard>, (String, bool)> {
+    let Some(chain) = job.chain.clone() else {
+        let unsigned = || ("an agent's job came without a chain of delegation".to_owned(), false);
+        return if job.by.person { Ok(None) } else { Err(unsigned()) };
+    };
+    let mut verified = verified(sidecar, &job.tenant, &audience(&job.spec.topic), chain)
+        .map_err(|refusal| (refusal.reason, refusal.code == Code::PolicyUnavailable))?;
+    // What a try before this one has used nobody knows: each has half of what the one before had, so that all together
+    // stay within the link.
+    let share = |amount: u64| amount.checked_shr(job.attempts).unwrap_or(0);
+    let Allowance { tokens, usd, calls } = verified.budget;
+    verified.budget = Allowance {
+        tokens: tokens.map(share),
+        usd: usd.map(|usd| MicroUsd(share(usd.0))),
+        calls: calls.map(share),
+    };
     let (key, trace) = (Key::Job(job.id.clone()), Some(job.trace_id.clone()));
-    sidecar.delegations.open(key, agent, trace, verified).map(Some).map_err(|error| error.to_string())
+    sidecar.delegations.open(key, agent, trace, verified).map(Some).map_err(|error| (error.to_string(), true))
 }
 
 /// Checks a chain that is for `holder`.

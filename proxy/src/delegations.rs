@@ -90,6 +90,8 @@ impl Open {
     }
 
     fn is_over(&self, grace: Duration) -> bool {
+        // What is done for a job ends with it: nothing is left to be done in the background.
+        let grace = if matches!(self.key, Key::Job(_)) { Duration::ZERO } else { grace };
         self.ended.lock().is_some_and(|ended| ended.elapsed() >= grace)
     }
 
@@ -198,11 +200,15 @@ impl Delegations {
             since: clock::now(),
             ended: Mutex::new(None),
         });
-        all.entry(holder.to_owned()).or_default().push(Arc::clone(&open));
+        let own = all.entry(holder.to_owned()).or_default();
+        // Of a job that comes again the last try is over.
+        own.retain(|before| before.key != open.key);
+        own.push(Arc::clone(&open));
         Ok(Guard(open))
     }
 
-    /// The delegations that a call of `agent` is made under; none when it has none open.
+    /// The delegations that a call of `agent` is made under; none when it has none open. `job` is the one that it is made for,
+    /// where that is certain.
     pub(crate) fn of(&self, agent: &str, job: Option<&str>, trace_id: Option<&str>) -> Option<Under> {
         let mut all = self.open.lock();
         let open = all.get_mut(agent)?;
@@ -225,7 +231,17 @@ impl Delegations {
                 return Some(Under { by: Correlation::Trace, open: found });
             }
         }
-        Some(Under { by: Correlation::Meet, open: those(&|_| true) })
+        let all = those(&|_| true);
+        let by = match all.as_slice() {
+            [only] if matches!(only.key, Key::Job(_)) => Correlation::Job,
+            _ => Correlation::Meet,
+        };
+        Some(Under { by, open: all })
+    }
+
+    /// Whether a trace is believed where it says what a call belongs to.
+    pub(crate) fn believes_traces(&self) -> bool {
+        self.rules.correlation == Correlate::Trace
     }
 
     /// The newest that are open, at most so many.

@@ -40,7 +40,16 @@ pub(crate) fn know(
         let tied = || work.tie(exchange.trace_id.as_deref(), key);
         exchange.job = arrival.job.clone().map_or_else(tied, Tie::Job);
     }
-    exchange.under = sidecar.delegations.of(&caller.agent, exchange.job.job(), exchange.trace_id.as_deref());
+    // The only job that the agent is at is a guess: what came in meanwhile may be what the call is made for.
+    let trace = exchange.trace_id.as_deref();
+    let believed = trace.filter(|_| sidecar.delegations.believes_traces());
+    let certain = match &exchange.job {
+        Tie::Job(held) if arrival.job.is_some() || held.is_named(believed, key) => Some(held),
+        _ => None,
+    };
+    let certain = certain.map(|held| held.lease.job.clone());
+    exchange.under = sidecar.delegations.of(&caller.agent, certain.as_deref(), trace);
+    exchange.named = certain;
     exchange.caller = Some(match &exchange.under {
         Some(under) => Arc::new(under.place(&caller)),
         None => caller,

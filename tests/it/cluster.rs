@@ -104,6 +104,22 @@ async fn what_is_wrong_is_told_with_its_place_and_the_last_good_one_stays() {
     assert_eq!(refused["reason"], "Invalid");
     assert!(message.starts_with("spec.rules[0].when: "), "{message}");
     assert!(message.ends_with("; what came with generation 1 stays in force"), "{message}");
+    // Nor does an API server leave out what it does not know: the rule would match more than was meant.
+    cluster.apply(&policy(
+        "team",
+        "own",
+        "{default_decision: allow, rules: [{id: a, match: {topcs: [x]}, decision: deny}]}",
+    ));
+    let since = Stopwatch::start();
+    loop {
+        let refused = cluster.accepted("policies", "team", "own", "False").await;
+        let message = refused["message"].as_str().unwrap_or_default().to_owned();
+        if message.contains("topcs") {
+            break;
+        }
+        assert!(since.elapsed() < Duration::from_secs(10), "{message}");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
     // Others come into force beside it.
     cluster.apply(&policy(
         "team",

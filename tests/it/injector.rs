@@ -43,6 +43,28 @@ async fn admin(injector: &Injector, path: &str) -> (u16, String) {
 }
 
 #[tokio::test]
+async fn what_is_sideguards_in_a_pod_that_runs_stays_as_it_is() {
+    let injector = Injector::start("", KNOWN);
+    let made = patched(&pod(), &injector.review("/mutate", &review(&pod(), "team")).await);
+    let changed = async |change: &dyn Fn(&mut Value)| {
+        let mut asked = review(&made, "team");
+        asked["request"]["operation"] = json!("UPDATE");
+        asked["request"]["oldObject"] = made.clone();
+        change(&mut asked["request"]["object"]);
+        injector.review("/validate", &asked).await["allowed"] == true
+    };
+    assert!(changed(&|_| {}).await);
+    assert!(changed(&|pod| pod["metadata"]["labels"]["team"] = json!("x")).await);
+    assert!(changed(&|pod| pod["spec"]["containers"][0]["image"] = json!("agent:2")).await);
+    assert!(!changed(&|pod| pod["spec"]["initContainers"][1]["image"] = json!("evil")).await);
+    assert!(!changed(&|pod| pod["metadata"]["labels"]["sideguard.dev/profile"] = json!("admin")).await);
+    assert!(!changed(&|pod| pod["metadata"]["annotations"]["sideguard.dev/status"] = json!("{}")).await);
+    let mut unknown = review(&made, "team");
+    unknown["request"]["operation"] = json!("UPDATE");
+    assert_eq!(injector.review("/validate", &unknown).await["allowed"], false, "nobody says how it was");
+}
+
+#[tokio::test]
 async fn a_pod_is_patched_over_https_and_passes_the_last_word() {
     let injector = Injector::start("", KNOWN);
     let made = patched(&pod(), &injector.review("/mutate", &review(&pod(), "team")).await);

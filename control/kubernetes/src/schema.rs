@@ -100,7 +100,12 @@ impl Forms<'_> {
                 "properties" => {
                     form["properties"] = self.fields(value, within)?;
                 }
-                "additionalProperties" if schema.get("properties").is_some() || *value == json!(false) => {}
+                // What is not known must come to control, which refuses it: an API server would leave it out without a
+                // word, and a rule that matches less would match more.
+                "additionalProperties" if *value == json!(false) => {
+                    form["x-kubernetes-preserve-unknown-fields"] = json!(true);
+                }
+                "additionalProperties" if schema.get("properties").is_some() => {}
                 "additionalProperties" | "items" => form[keyword] = self.form(value, within)?,
                 "required" | "enum" | "minimum" | "maximum" | "minLength" | "maxLength" | "minItems"
                 | "maxItems" | "pattern" => form[keyword] = value.clone(),

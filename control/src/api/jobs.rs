@@ -128,7 +128,7 @@ pub(super) async fn progress(
     Path(id): Path<String>,
     Body(progress): Body<Progress>,
 ) -> Result<StatusCode, Failure> {
-    control.jobs.progress(&who, &id, progress).await.map(|()| StatusCode::NO_CONTENT)
+    control.jobs.progress(&control.waiting, &who, &id, progress).await.map(|()| StatusCode::NO_CONTENT)
 }
 
 pub(super) async fn ended(

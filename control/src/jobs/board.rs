@@ -3,6 +3,7 @@
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use futures_util::StreamExt;
 use parking_lot::Mutex;
@@ -33,6 +34,8 @@ pub(crate) struct Board {
     state: Mutex<State>,
     /// Goes up with each change.
     changes: watch::Sender<u64>,
+    /// Whether everything was read once: nothing is planned by a part of it.
+    ready: AtomicBool,
 }
 
 /// A document as it was read or written last; gone ones are remembered for a while, so that an old one does not come back.
@@ -64,6 +67,11 @@ impl Board {
     /// A change to wait for.
     pub(crate) fn changes(&self) -> watch::Receiver<u64> {
         self.changes.subscribe()
+    }
+
+    /// Whether all that the store has is here.
+    pub(crate) fn is_ready(&self) -> bool {
+        self.ready.load(Ordering::Acquire)
     }
 
     /// All that is there.
@@ -180,7 +188,7 @@ impl Board {
     /// Reads everything. What is not there any more is gone.
     async fn read_all(&self, store: &Store) -> Result<(), Failure> {
         let mut missing = self.state.lock().revisions();
-        for kind in [places::Kind::Open, places::Kind::Worker] {
+        for kind in [places::Kind::Worker, places::Kind::Open] {
             let invalid = |error: sideguard_store::key::KeyError| Failure::Invalid(error.to_string());
             let scope: Scope = Prefix::new(OWN, kind.path()).map_err(invalid)?.into();
             let mut after = None;
@@ -202,6 +210,8 @@ impl Board {
             // It was removed after it was known: if it was written again since, then later than this.
             self.gone(kind, &tenant, &id, Revision(known + 1));
         }
+        self.ready.store(true, Ordering::Release);
+        self.changes.send_modify(|change| *change = change.wrapping_add(1));
         Ok(())
     }
 

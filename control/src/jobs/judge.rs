@@ -14,7 +14,7 @@ use sideguard_types::call::{Call, Caller, Moment, Point};
 use sideguard_types::job::{Job, JobSpec, Submitter};
 use sideguard_types::time::Timestamp;
 use sideguard_types::units::{MicroUsd, Tokens};
-use sideguard_types::verdict::{Decision, Verdict};
+use sideguard_types::verdict::{Constraints, Decision, Verdict};
 
 use crate::desired;
 use crate::error::Failure;
@@ -96,9 +96,16 @@ impl Judge {
     }
 
     /// Whether a job is given to an agent: it acts for whoever submitted the job.
-    pub(crate) fn dispatch(&self, set: &PolicySet, now: Timestamp, job: &Job, agent: &str) -> Judgement {
+    pub(crate) fn dispatch(
+        &self,
+        set: &PolicySet,
+        now: Timestamp,
+        job: &Job,
+        agent: &str,
+        input: &[u8],
+    ) -> Judgement {
         let caller = caller(set, &job.tenant, agent, chain(job));
-        self.judge(set, now, &caller, Point::JobDispatch, &job.spec, job.spec.input.to_string().as_bytes())
+        self.judge(set, now, &caller, Point::JobDispatch, &job.spec, input)
     }
 
     /// Whether a job's result is kept.
@@ -123,12 +130,13 @@ impl Judge {
         spec: &JobSpec,
         content: &[u8],
     ) -> Judgement {
+        let args = content.starts_with(b"{").then_some(content);
         let call = Call {
             caller,
             point,
-            class: set.classifier().job(&spec.topic),
+            class: set.classifier().job(&spec.topic, Some(content)),
             tool: None,
-            args: content.starts_with(b"{").then_some(content),
+            args,
             model: None,
             host: "",
             method: "",
@@ -152,6 +160,17 @@ impl Judge {
             }
             Decision::Allow | Decision::AllowWithConstraints | Decision::Throttle => {
                 let within = verdict.constraints.as_deref();
+                let kept = within.cloned().unwrap_or_default();
+                let result = point == Point::JobResult;
+                let fits = Constraints {
+                    redact: if result { kept.redact.clone() } else { Vec::new() },
+                    max_output_bytes: if result { kept.max_output_bytes } else { None },
+                    ..Constraints::default()
+                };
+                if fits != kept || verdict.decision == Decision::Throttle {
+                    let reason = format!("its constraints do not fit a job at `{point}`");
+                    return Judgement::No { rule: verdict.rule.to_string(), reason };
+                }
                 Judgement::Yes {
                     redact: within.map(|within| within.redact.clone()).unwrap_or_default(),
                     most: within.and_then(|within| within.max_output_bytes),

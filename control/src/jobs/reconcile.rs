@@ -18,7 +18,7 @@ use crate::approvals;
 use crate::error::Failure;
 use crate::feed::Waiting;
 use crate::keys::{Principal, Role, own_key};
-use crate::scheduler::{self, Action, Plan, Registered, View};
+use crate::scheduler::{self, Action, Plan, Registered, Stood, View};
 
 /// How long a replica is the one that plans without renewing that.
 const LEASE: Duration = Duration::from_secs(6);
@@ -49,6 +49,7 @@ impl Jobs {
         let mut turn = Turn::default();
         let mut answers = clock::Stopwatch::start();
         loop {
+            let began = clock::Stopwatch::start();
             let next = match self.round(&waiting, &replica, &mut turn, &mut answers).await {
                 Ok(next) => next,
                 Err(error) => {
@@ -57,10 +58,12 @@ impl Jobs {
                     None
                 }
             };
+            let busy = began.elapsed().min(LOOK);
             let pause = next.map_or(LOOK, |next| next.since(clock::now()).min(LOOK));
             // A timeout is a reason to look as well.
             let _ = tokio::time::timeout(pause, changes.changed()).await;
-            tokio::time::sleep(GATHER).await;
+            // Rounds that take long come less often: no tenant's changes are to use up the service.
+            tokio::time::sleep(busy.max(GATHER)).await;
             changes.borrow_and_update();
         }
     }
@@ -73,7 +76,7 @@ impl Jobs {
         turn: &mut Turn,
         answers: &mut clock::Stopwatch,
     ) -> Result<Option<Timestamp>, Failure> {
-        if !self.is_ours(turn, replica).await? {
+        if !self.board.is_ready() || !self.is_ours(turn, replica).await? {
             return Ok(None);
         }
         let Some((kept, kills)) = waiting.in_force() else { return Ok(None) };
@@ -198,6 +201,13 @@ impl Jobs {
         };
         let Some((job, revision)) = self.board.job(tenant, id) else { return Ok(None) };
         let mut job = (*job).clone();
+        let as_planned = match action {
+            Action::Requeue { stood, .. } | Action::End { stood, .. } => *stood == Stood::of(&job),
+            _ => true,
+        };
+        if !as_planned || !self.is_lost_if_so(action, &job).await? {
+            return Ok(None);
+        }
         match action {
             Action::Bury { .. } => return Ok(None),
             Action::Ready { .. } if job.state == JobState::Scheduled => {
@@ -208,7 +218,12 @@ impl Jobs {
             Action::Dispatch { worker, pool, .. } if job.state == JobState::Pending => {
                 let Some((worker, _)) = self.board.worker(tenant, worker) else { return Ok(None) };
                 let set = self.judge.set(&self.store, waiting, now, tenant).await?;
-                match self.judge.dispatch(&set, now, &job, &worker.skills.agent) {
+                let Ok(input) = self.data(&job, "input").await else {
+                    let message = "its input is not there any more";
+                    state::end(&mut job, now, JobState::Failed, JobReason::Failed, message);
+                    return Ok(Some(Written::Job(Box::new(job), revision)));
+                };
+                match self.judge.dispatch(&set, now, &job, &worker.skills.agent, &input) {
                     Judgement::Yes { .. } => state::dispatch(&mut job, now, &worker, pool),
                     Judgement::No { rule, reason } => {
                         let message = format!("{rule}: {reason}");
@@ -233,6 +248,22 @@ impl Jobs {
             _ => return Ok(None),
         }
         Ok(Some(Written::Job(Box::new(job), revision)))
+    }
+
+    /// False for a job that is to be taken from its worker as lost while the store says that the worker has it still: what
+    /// the board knows of workers may be behind.
+    async fn is_lost_if_so(&self, action: &Action, job: &Job) -> Result<bool, Failure> {
+        let lost = match action {
+            Action::Requeue { reason, .. } => *reason == JobReason::WorkerLost,
+            Action::End { state, .. } => *state == JobState::DeadLettered && job.state.is_leased(),
+            _ => false,
+        };
+        let Some(hold) = job.hold.as_ref().filter(|_| lost) else { return Ok(true) };
+        let worker = self.read_worker(clock::now(), &job.tenant, &hold.worker).await?;
+        let has = worker.is_some_and(|(worker, _)| !worker.dead && worker.session == hold.session);
+        // A job that nobody starts in time is dead-lettered with its worker alive.
+        let tried = matches!(action, Action::End { reason: JobReason::AttemptsExhausted, .. });
+        Ok(!has || tried && hold.started.is_none())
     }
 
     /// Writes all of it at once; when somebody was at one of the documents, each alone.
@@ -340,7 +371,7 @@ impl Jobs {
             policy_digest: asked.policy_digest,
         };
         match approvals::redeem(&self.store, asker, approval, &redeem).await {
-            Ok(_) => self.answered(job, |job, now| state::step(job, now, JobState::Pending, None)).await,
+            Ok(_) => self.answered(job, state::granted).await,
             Err(Failure::Conflict(why)) => {
                 self.answered(job, |job, now| {
                     state::end(job, now, JobState::Denied, JobReason::ApprovalDenied, &why);
@@ -379,8 +410,8 @@ impl Written {
             Self::Job(job, revision) => kept(job, now, Expect::Revision(*revision)),
             Self::Worker(worker, revision) => {
                 let key = super::places::worker(&worker.tenant, &worker.id)?;
-                let expires = Some(now.plus(Duration::from_secs(86_400)));
-                Ok(vec![Edit::put(key, super::bytes(worker)?, Expect::Revision(*revision)).until(expires)])
+                let edit = Edit::put(key, super::bytes(worker)?, Expect::Revision(*revision));
+                Ok(vec![edit.until(Some(super::workers::remembered(now, worker)))])
             }
         }
     }

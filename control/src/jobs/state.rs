@@ -64,6 +64,12 @@ pub(crate) fn requeue(job: &mut Job, now: Timestamp, reason: JobReason, until: T
     step(job, now, state, Some(reason));
 }
 
+/// People have said yes: the job waits for a worker, or for its moment.
+pub(crate) fn granted(job: &mut Job, now: Timestamp) {
+    let later = job.until.is_some_and(|until| until > now);
+    step(job, now, if later { JobState::Scheduled } else { JobState::Pending }, None);
+}
+
 /// Ends a job.
 pub(crate) fn end(job: &mut Job, now: Timestamp, state: JobState, reason: JobReason, message: &str) {
     job.until = None;

@@ -79,7 +79,7 @@ impl Jobs {
                 }
             }
             let mut edits = kept(&job, now, Expect::Any)?;
-            if let Some(data) = large {
+            if let Some(data) = large.filter(|_| job.state != JobState::Denied) {
                 let key = places::data(&tenant, &job.id, "input")?;
                 edits.push(Edit::put(key, data, Expect::Absent).until(Some(ends(&job))));
             }
@@ -121,7 +121,7 @@ fn named(tenant: &str, by: &Submitter, key: &str) -> Result<Key, Failure> {
 }
 
 /// When the data of a job may be forgotten: after all its times together.
-fn ends(job: &Job) -> Timestamp {
+pub(super) fn ends(job: &Job) -> Timestamp {
     let [.., total] = crate::scheduler::limits(job.spec.limits, None);
     places::kept(job.spec.after.unwrap_or(job.created).plus(total))
 }
@@ -131,6 +131,13 @@ fn submitter(who: &Principal, submit: &Submit) -> Result<(String, Submitter), Fa
     if who.role == Role::Sidecar {
         let agent = submit.agent.clone().ok_or_else(|| Failure::Invalid("`agent` is missing".to_owned()))?;
         who.speaks_for(&agent)?;
+        let signed = submit.chain.as_ref().and_then(|chain| chain.links.last());
+        let genuine = signed.is_some_and(|link| {
+            link.issuer.sidecar == who.name && link.to == format!("topic/{}", submit.spec.topic)
+        });
+        if !genuine {
+            return Err(Failure::Forbidden("submit an agent's job without its own chain of delegation"));
+        }
         let by = Submitter {
             name: agent,
             person: false,
@@ -145,6 +152,7 @@ fn submitter(who: &Principal, submit: &Submit) -> Result<(String, Submitter), Fa
     if !who.reaches(&tenant) {
         return Err(Failure::Missing("tenant of that name".to_owned()));
     }
+    // What an agent hands on it hands on by a chain that its sidecar has signed.
     if submit.agent.is_some() || submit.job.is_some() || submit.chain.is_some() || !submit.above.is_empty() {
         return Err(Failure::Forbidden("say that an agent submits a job: only sidecars do"));
     }

@@ -50,9 +50,10 @@ impl Jobs {
             let jobs = self.board.waiting(&worker, &work.leases);
             let left = HELD.saturating_sub(since.elapsed());
             if !over.is_empty() || !jobs.is_empty() || left.is_zero() || fresh {
-                let lease = worker.until.since(clock::now()).saturating_sub(MARGIN);
-                // Counted by the worker from when it sent its question.
-                let lease = lease.saturating_add(since.elapsed());
+                // Counted by the worker from when it sent its question. Looked at before the clock: a pause in between makes
+                // the lease shorter.
+                let held = since.elapsed();
+                let lease = worker.until.since(clock::now()).saturating_sub(MARGIN).saturating_add(held);
                 let lease_ms = u64::try_from(lease.as_millis()).unwrap_or(0);
                 let refused = set.as_deref().map(|set| refused(set, &worker)).unwrap_or_default();
                 return Ok(Told { jobs, over, lease_ms, refused });
@@ -135,7 +136,7 @@ impl Jobs {
         Ok(over)
     }
 
-    async fn read_worker(
+    pub(super) async fn read_worker(
         &self,
         now: Timestamp,
         tenant: &str,
@@ -162,7 +163,7 @@ impl Jobs {
     ) -> Result<(), Failure> {
         let key = places::worker(&worker.tenant, &worker.id)?;
         let value = super::bytes(worker)?;
-        let expires = Some(now.plus(FORGOTTEN));
+        let expires = Some(remembered(now, worker));
         let revision = self.store.documents.put(now, &key, value, expect, expires).await?;
         self.board.put_worker(&worker.tenant, &worker.id, Some(worker.clone()), revision);
         Ok(())
@@ -174,10 +175,10 @@ impl Jobs {
         let seen = workers.filter(|worker| {
             who.reaches(&worker.tenant) && tenant.is_none_or(|tenant| tenant == worker.tenant)
         });
-        seen.map(|worker| self.told(&worker, now)).collect()
+        seen.map(|worker| self.shown(&worker, now)).collect()
     }
 
-    fn told(&self, worker: &Registered, now: Timestamp) -> Worker {
+    fn shown(&self, worker: &Registered, now: Timestamp) -> Worker {
         let health = match (worker.dead || worker.until <= now, worker.fresh > now) {
             (true, _) => Health::Dead,
             (false, true) => Health::Live,
@@ -211,13 +212,18 @@ impl Jobs {
             let (mut worker, revision) = self.read_worker(now, tenant, id).await?.ok_or_else(missing)?;
             worker.drained = drained;
             match self.write_worker(now, &worker, Expect::Revision(revision)).await {
-                Ok(()) => return Ok(self.told(&worker, now)),
+                Ok(()) => return Ok(self.shown(&worker, now)),
                 Err(Failure::Store(StoreError::Conflict { .. })) => {}
                 Err(error) => return Err(error),
             }
         }
         Err(Failure::Conflict(format!("worker `{id}` changes all the time: try again")))
     }
+}
+
+/// When a worker is forgotten: not while it was promised a lease.
+pub(super) fn remembered(now: Timestamp, worker: &Registered) -> Timestamp {
+    now.max(worker.until).plus(FORGOTTEN)
 }
 
 /// How long a silent worker gets new jobs, and how long it keeps those that it has: as the strictest of its pools says.

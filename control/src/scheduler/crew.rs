@@ -44,6 +44,7 @@ pub(super) struct Kind<'j> {
     requires: &'j [String],
     placement: &'j BTreeMap<String, String>,
     by: &'j str,
+    chain: &'j [String],
 }
 
 impl<'j> Kind<'j> {
@@ -55,6 +56,7 @@ impl<'j> Kind<'j> {
             requires: &spec.requires,
             placement: &spec.placement,
             by: &by.name,
+            chain: &by.chain,
         }
     }
 }

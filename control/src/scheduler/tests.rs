@@ -9,7 +9,7 @@ use sideguard_types::job::{Hold, Job, JobReason, JobSpec, JobState, Submitter};
 use sideguard_types::resource::{Backoff, Reassign, WorkerPoolSpec};
 use sideguard_types::time::{Span, Timestamp};
 
-use super::{Action, Plan, Recorded, Registered};
+use super::{Action, Plan, Recorded, Registered, Stood};
 
 const SECOND: i64 = 1_000_000;
 
@@ -167,26 +167,32 @@ fn a_lost_workers_jobs_go_on_only_if_that_does_no_harm() {
     };
     let (waiting, begun) =
         (held(job("t", "1", 90), "a", 95, None), held(job("t", "1", 90), "a", 95, Some(96)));
-    let again = Action::Requeue {
+    let again = |job: &Job| Action::Requeue {
         tenant: "t".to_owned(),
         job: "1".to_owned(),
+        stood: Stood::of(job),
         reason: JobReason::WorkerLost,
         until: at(101),
     };
-    let dead = |reason| Action::End {
+    let dead = |job: &Job, reason| Action::End {
         tenant: "t".to_owned(),
         job: "1".to_owned(),
+        stood: Stood::of(job),
         state: JobState::DeadLettered,
         reason,
     };
     let spec = |reassign| WorkerPoolSpec { reassign, ..pool("job.crm.*") };
-    assert_eq!(lost(spec(Reassign::Idempotent), waiting.clone()), again);
-    assert_eq!(lost(spec(Reassign::Idempotent), begun.clone()), dead(JobReason::NotIdempotent));
-    assert_eq!(lost(spec(Reassign::Idempotent), idempotent(begun.clone())), again);
-    assert_eq!(lost(spec(Reassign::NotStarted), idempotent(begun.clone())), dead(JobReason::WorkerLost));
-    assert_eq!(lost(spec(Reassign::Never), waiting.clone()), dead(JobReason::WorkerLost));
+    assert_eq!(lost(spec(Reassign::Idempotent), waiting.clone()), again(&waiting));
+    assert_eq!(lost(spec(Reassign::Idempotent), begun.clone()), dead(&begun, JobReason::NotIdempotent));
+    assert_eq!(lost(spec(Reassign::Idempotent), idempotent(begun.clone())), again(&begun));
+    assert_eq!(
+        lost(spec(Reassign::NotStarted), idempotent(begun.clone())),
+        dead(&begun, JobReason::WorkerLost)
+    );
+    assert_eq!(lost(spec(Reassign::Never), waiting.clone()), dead(&waiting, JobReason::WorkerLost));
     let tried = Job { attempts: 3, ..waiting };
-    assert_eq!(lost(spec(Reassign::Idempotent), tried), dead(JobReason::AttemptsExhausted));
+    let exhausted = dead(&tried, JobReason::AttemptsExhausted);
+    assert_eq!(lost(spec(Reassign::Idempotent), tried), exhausted);
     // A silent worker is buried first; what it has is not touched in the same plan.
     let plan = moment(115, pool("job.crm.*"), vec![worker("t", "a", 5)], vec![idempotent(begun)]).plan();
     assert_eq!(plan.actions, [Action::Bury { tenant: "t".to_owned(), worker: "a".to_owned() }]);
@@ -203,20 +209,22 @@ fn every_time_limit_ends_what_it_limits() {
         job.spec.limits.total = span(50);
         job
     };
-    let end = |reason| {
-        vec![Action::End { tenant: "t".to_owned(), job: "1".to_owned(), state: JobState::TimedOut, reason }]
+    let end = |job: &Job, reason| {
+        let (tenant, stood) = ("t".to_owned(), Stood::of(job));
+        vec![Action::End { tenant, job: "1".to_owned(), stood, state: JobState::TimedOut, reason }]
     };
     let waiting = limited(job("t", "1", 95));
     assert_eq!((act(104, waiting.clone()).actions, act(104, waiting.clone()).next), (vec![], Some(at(105))));
-    assert_eq!(act(105, waiting).actions, end(JobReason::QueueTimeout));
+    assert_eq!(act(105, waiting.clone()).actions, end(&waiting, JobReason::QueueTimeout));
     let given = limited(held(job("t", "1", 95), "a", 100, None));
     assert!(act(104, given.clone()).actions.is_empty());
     assert!(matches!(act(105, given).actions[..], [Action::Requeue { reason: JobReason::NotStarted, .. }]));
     let begun = limited(held(job("t", "1", 95), "a", 100, Some(101)));
     assert!(act(107, begun.clone()).actions.is_empty());
-    assert_eq!(act(108, begun).actions, end(JobReason::RunTimeout));
+    assert_eq!(act(108, begun.clone()).actions, end(&begun, JobReason::RunTimeout));
     let asked = Job { state: JobState::ApprovalRequired, ..limited(job("t", "1", 60)) };
-    assert_eq!(act(110, asked).actions, end(JobReason::TotalTimeout));
+    let late = end(&asked, JobReason::TotalTimeout);
+    assert_eq!(act(110, asked).actions, late);
 }
 
 #[test]

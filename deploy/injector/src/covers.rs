@@ -22,10 +22,15 @@ const FILLED_IN: [&str; 13] = [
     "defaultMode",
     "recursiveReadOnly",
 ];
-/// Where the API server mounts the service account's token.
-const TOKENS: &str = "/var/run/secrets/";
-/// Beginnings of variables that change what our programs do.
-const OURS: [&str; 3] = ["SIDEGUARD_", "LD_", "OTEL_"];
+/// Where tokens of the pod's account are mounted in every container, by the API server and by clouds.
+const TOKENS: [&str; 3] = [
+    "/var/run/secrets/kubernetes.io/serviceaccount",
+    "/var/run/secrets/eks.amazonaws.com/serviceaccount",
+    "/var/run/secrets/azure/tokens",
+];
+/// Beginnings of variables that others put into every container and that change nothing of what our programs do. What is not
+/// among them may: `PATH`, `SSL_CERT_FILE`, `LD_PRELOAD`, `HTTPS_PROXY`.
+const OTHERS: [&str; 4] = ["AWS_", "AZURE_", "KUBERNETES_", "GOOGLE_CLOUD_"];
 
 /// Whether `found` is `wanted`, and nothing beside it but what is added to every pod.
 pub(crate) fn covers(wanted: &Value, found: &Value) -> bool {
@@ -56,10 +61,12 @@ fn filled_in(key: &str, found: &Value) -> bool {
 /// As [`covers`], of what stands under a key.
 fn within(key: &str, wanted: &Value, found: &Value) -> bool {
     let further: fn(&Value) -> bool = match key {
-        "volumeMounts" => {
-            |mount| text(mount, "mountPath").starts_with(TOKENS) && !text(mount, "mountPath").contains("..")
-        }
-        "env" => |variable| !OURS.iter().any(|ours| text(variable, "name").starts_with(ours)),
+        "volumeMounts" => |mount| {
+            let at = text(mount, "mountPath").trim_end_matches('/');
+            let plain = mount.get("subPath").is_none() && mount.get("subPathExpr").is_none();
+            plain && TOKENS.contains(&at) && mount.get("readOnly") == Some(&Value::Bool(true))
+        },
+        "env" => |variable| OTHERS.iter().any(|others| text(variable, "name").starts_with(others)),
         "cpu" | "memory" | "sizeLimit" => {
             let (Some(wanted), Some(found)) = (wanted.as_str(), found.as_str()) else { return false };
             return quantity::same(wanted, found);
@@ -103,8 +110,16 @@ mod tests {
                 "volumeMounts": [], "image": "i"}),
             json!({"name": "a", "env": [{"name": "SIDEGUARD_X", "value": "1"}, {"name": "SIDEGUARD_X", "value": "2"}],
                 "volumeMounts": [], "image": "i"}),
+            json!({"name": "a", "env": [{"name": "SIDEGUARD_X", "value": "1"}, {"name": "PATH", "value": "/var/run/secrets/x"}],
+                "volumeMounts": [], "image": "i"}),
+            json!({"name": "a", "env": [{"name": "SIDEGUARD_X", "value": "1"}, {"name": "SSL_CERT_FILE", "value": "x"}],
+                "volumeMounts": [], "image": "i"}),
             json!({"name": "a", "env": [{"name": "SIDEGUARD_X", "value": "1"}], "image": "i",
                 "volumeMounts": [{"name": "v", "mountPath": "/usr/bin"}]}),
+            json!({"name": "a", "env": [{"name": "SIDEGUARD_X", "value": "1"}], "image": "i",
+                "volumeMounts": [{"name": "v", "mountPath": "/var/run/secrets/x", "readOnly": true}]}),
+            json!({"name": "a", "env": [{"name": "SIDEGUARD_X", "value": "1"}], "image": "i",
+                "volumeMounts": [{"name": "v", "mountPath": "/var/run/secrets/kubernetes.io/serviceaccount"}]}),
             json!({"name": "a", "env": [{"name": "SIDEGUARD_X", "value": "1"}], "volumeMounts": [], "image": "i",
                 "lifecycle": {"postStart": {"exec": {"command": ["x"]}}}}),
             json!({"name": "a", "env": [{"name": "SIDEGUARD_X", "value": "1"}], "volumeMounts": []}),

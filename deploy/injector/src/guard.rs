@@ -116,7 +116,9 @@ impl Guard<'_> {
 
     fn container(&self, container: Container<'_>) -> Result<(), Refusal> {
         let name = container.name;
-        let mesh = self.settings.spec.mesh.containers.iter().any(|own| own == name);
+        // What is added to a running pod is no mesh's, whatever it is called.
+        let lasting = container.list != "ephemeralContainers";
+        let mesh = lasting && self.settings.spec.mesh.containers.iter().any(|own| own == name);
         let context = container.body.get("securityContext").unwrap_or(&Value::Null);
         self.user(Some(context), &format!("container `{name}`"), mesh)?;
         if flag(context, "privileged") && !self.waives(Waiver::Privileged) {

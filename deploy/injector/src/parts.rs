@@ -8,6 +8,9 @@ use crate::pod;
 use crate::quantity;
 use crate::wish::Wish;
 
+/// Our program in the image, by its full path: a pod may have a say in `PATH`.
+const PROGRAM: &str = "/usr/local/bin/sideguard";
+
 /// The init step that sets the rules.
 const INIT: &str = "sideguard-init";
 /// The init step that checks rules which somebody else has set.
@@ -176,7 +179,7 @@ fn container(name: &str, wish: &Wish<'_>, arguments: &[String], context: &Value)
         "name": name,
         "image": spec.image,
         "imagePullPolicy": spec.image_pull_policy,
-        "command": ["sideguard"],
+        "command": [PROGRAM],
         "args": arguments,
         "securityContext": context,
         "terminationMessagePath": "/dev/termination-log",
@@ -253,7 +256,7 @@ fn proxy(wish: &Wish<'_>) -> Value {
         put("restartPolicy", json!("Always"));
     } else {
         // Containers start one after the other: those behind wait until this one has started.
-        let wait = json!({"exec": {"command": ["sideguard", "wait", format!("--admin=127.0.0.1:{admin}")]}});
+        let wait = json!({"exec": {"command": [PROGRAM, "wait", format!("--admin=127.0.0.1:{admin}")]}});
         put("lifecycle", json!({"postStart": wait}));
     }
     Value::Object(body)

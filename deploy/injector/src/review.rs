@@ -12,7 +12,7 @@ use crate::label;
 use crate::pod::{noted, text};
 use crate::refusal::{Code, Refusal};
 use crate::settings::Settings;
-use crate::validate::{add_ephemeral, validate, validate_ephemeral};
+use crate::validate::{add_ephemeral, validate, validate_ephemeral, validate_update};
 
 /// Version of reviews that are taken and given.
 const API_VERSION: &str = "admission.k8s.io/v1";
@@ -112,6 +112,7 @@ fn decide(
         (Webhook::Validate, "UPDATE", "ephemeralcontainers") => {
             validate_ephemeral(pod, old, namespace, &known, settings)
         }
+        (Webhook::Validate, "UPDATE", "") => validate_update(pod, old, namespace, &known, settings),
         (_, operation, "") => {
             Refusal::err(Code::NotForUs, format!("operation `{operation}` on pods is not for this webhook"))
         }

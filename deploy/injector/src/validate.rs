@@ -1,6 +1,6 @@
 //! The last word on a pod, after every webhook has had its say: it is as injection would leave it, or it is not.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use serde_json::Value;
 
@@ -8,6 +8,7 @@ use crate::edit::Edit;
 use crate::guard;
 use crate::inject::{Injected, Outcome, inject, lock};
 use crate::known::Known;
+use crate::parts;
 use crate::pod::{self, text};
 use crate::refusal::{Code, Refusal};
 use crate::settings::Settings;
@@ -35,6 +36,53 @@ pub fn validate(
             "the pod is not as it was injected, or was not injected at all: `{told}`. Another webhook may come after this one"
         ),
     )
+}
+
+/// Whether a change of a pod that runs leaves its sidecar as it is: of what is Sideguard's in it nothing changes.
+///
+/// # Errors
+/// What must not change.
+pub fn validate_update(
+    pod: &Value,
+    old: Option<&Value>,
+    namespace: &str,
+    known: &Known,
+    settings: &Settings,
+) -> Result<Injected, Refusal> {
+    if settings.leaves_alone(namespace) {
+        return Ok(Injected::untouched(Outcome::NotOptedIn, None));
+    }
+    let Some(found) = known.namespaces.get(namespace) else {
+        return Refusal::err(Code::NotKnown, format!("namespace `{namespace}` is not known yet: try again"));
+    };
+    if !found.opted_in() {
+        return Ok(Injected::untouched(Outcome::NotOptedIn, None));
+    }
+    let Some(old) = old else {
+        return Refusal::err(Code::Malformed, "the request does not tell how the pod was before");
+    };
+    pod::check(pod)?;
+    let changed =
+        |what: String| Refusal::err(Code::Changed, format!("{what} of a pod that runs must not change"));
+    let ours = |pod: &Value| -> BTreeMap<String, Value> {
+        let all = ["initContainers", "containers"].into_iter().flat_map(|list| pod::named(pod, list));
+        let own = all.filter(|(_, name, _)| parts::is_ours(name));
+        own.map(|(_, name, body)| (name.to_owned(), body.get("image").cloned().unwrap_or_default())).collect()
+    };
+    if ours(pod) != ours(old) {
+        return changed("the image of the sidecar".to_owned());
+    }
+    for list in ["labels", "annotations"] {
+        let own = |pod: &Value| -> BTreeMap<String, Value> {
+            let all = pod.pointer(&format!("/metadata/{list}")).and_then(Value::as_object);
+            let own = all.into_iter().flatten().filter(|(name, _)| name.starts_with("sideguard.dev/"));
+            own.map(|(name, value)| (name.clone(), value.clone())).collect()
+        };
+        if own(pod) != own(old) {
+            return changed(format!("`sideguard.dev/` {list}"));
+        }
+    }
+    Ok(Injected::untouched(Outcome::Unchanged, None))
 }
 
 /// The patch that takes rights away from ephemeral containers which are added to a pod.

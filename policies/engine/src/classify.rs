@@ -142,12 +142,13 @@ impl Classifier {
         derived(topic, alias, verb, tags, self.entry(provider, operation))
     }
 
-    /// The class of a job about `topic`, `job.<service>.<operation>`: as that of a tool of this name on that server.
+    /// The class of a job about `topic`, `job.<service>.<operation>`, with `args` as its input (JSON text): as that of a tool of
+    /// this name on that server.
     #[must_use]
-    pub fn job(&self, topic: &str) -> Class<'static> {
+    pub fn job(&self, topic: &str, args: Option<&[u8]>) -> Class<'static> {
         let rest = topic.strip_prefix("job.").unwrap_or(topic);
         let (service, operation) = rest.rsplit_once('.').unwrap_or((rest, ""));
-        let class = self.tool(service, operation, None, ToolHints::default());
+        let class = self.tool(service, operation, args, ToolHints::default());
         // What was submitted under this topic is judged under it, whatever its words would be read as.
         Class { topic: topic.to_owned().into(), ..class }
     }

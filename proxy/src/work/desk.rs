@@ -25,7 +25,7 @@ use super::hand::{self, Started};
 use super::tie::{Heard, Held};
 use super::{Work, submit};
 use crate::app::Sidecar;
-use crate::call::Identified;
+use crate::call::{Exchange, Identified};
 use crate::engine::Down;
 use crate::forward::Unsent;
 use crate::observe::End;
@@ -96,13 +96,17 @@ pub(crate) async fn serve(
             started
                 .map(|started| started.filter(Started::hand_over).map_or(Said(204, None), |one| given(&one)))
         }
-        ("GET", []) => listed(sidecar, &caller),
+        ("GET", []) => listed(sidecar, &caller, &exchange),
         ("POST", []) => submit::submit(sidecar, &mut exchange, &caller, &body.decoded).await,
         ("GET", [id]) => seen(sidecar, &caller, id).await,
-        ("DELETE", [id]) => cancelled(sidecar, &caller, id).await,
-        ("POST", [id, what @ ("result" | "failure" | "progress")]) => {
-            told(sidecar, &caller, id, what, &body.decoded).await
-        }
+        ("DELETE", [id]) => match exchange.job.stops() {
+            None => cancelled(sidecar, &caller, id).await,
+            Some(refusal) => Err(refusal.into()),
+        },
+        ("POST", [id, what @ ("result" | "failure" | "progress")]) => match own_job(sidecar, &exchange, id) {
+            Ok(()) => told(sidecar, &caller, id, what, &body.decoded).await,
+            Err(no) => Err(no),
+        },
         (_, [] | [_] | [_, "result" | "failure" | "progress"]) => {
             Err(problem(405, "method_not_allowed", format!("`{method}` is not for this path")))
         }
@@ -197,9 +201,21 @@ impl Said {
     }
 }
 
-fn listed(sidecar: &Sidecar, caller: &Caller) -> Result<Said, No> {
+/// Whoever is known to be at one job has no say about another; and where a command does the jobs, each speaks for its own.
+fn own_job(sidecar: &Sidecar, exchange: &Exchange, id: &str) -> Result<(), No> {
+    let taken = sidecar.work.as_ref().is_some_and(|work| work.taken.load(Ordering::Acquire));
+    match &exchange.named {
+        Some(named) if named == id => Ok(()),
+        None if !taken => Ok(()),
+        _ => Err(problem(404, "not_found", format!("the agent is not at a job `{id}`"))),
+    }
+}
+
+fn listed(sidecar: &Sidecar, caller: &Caller, exchange: &Exchange) -> Result<Said, No> {
     let work = worker(sidecar, caller)?;
-    let items: Vec<Value> = work.open.load().iter().map(|held| shown(held, None)).collect();
+    let open = work.open.load();
+    let shown_to = |held: &&Arc<Held>| own_job(sidecar, exchange, &held.lease.job).is_ok();
+    let items: Vec<Value> = open.iter().filter(shown_to).map(|held| shown(held, None)).collect();
     Ok(Said::of(200, json!({ "items": items })))
 }
 

@@ -68,9 +68,9 @@ pub(super) async fn next(sidecar: &Arc<Sidecar>, wait: Duration) -> Option<Start
         }
         let picked = work.book.lock().start(clock::uptime());
         if let Some(held) = picked {
-            if let Err(message) = held.take_on(sidecar, &work.skills.agent) {
+            if let Err((message, retry)) = held.take_on(sidecar, &work.skills.agent) {
                 work.change(|book| book.decline(&held));
-                tell_end(sidecar, held, Outcome::Failed { message, retry: false });
+                tell_end(sidecar, held, Outcome::Failed { message, retry });
                 continue;
             }
             let mut starting = Started { work, held, input: Value::Null };
@@ -152,7 +152,8 @@ pub(super) fn tell_end(sidecar: &Arc<Sidecar>, held: Arc<Held>, outcome: Outcome
             let message = "it was not taken by the agent in time".to_owned();
             heard = told(&sidecar, &held, Outcome::Failed { message, retry: true }).await;
         }
-        if heard == Heard::Refused {
+        // What was done for it is done: nothing more passes in its name, whatever is left of the process that did it.
+        if !matches!(heard, Heard::Unfit(..)) {
             held.end();
         }
         let Some(work) = &sidecar.work else { return };

@@ -6,10 +6,10 @@ use std::time::Duration;
 use serde::Deserialize;
 use serde_json::value::RawValue;
 use serde_json::{Map, Value};
-use sideguard_policy::ToolHints;
+use sideguard_client::ClientError;
 use sideguard_policy::chain::Want;
 use sideguard_types::audit::{Phase, Record};
-use sideguard_types::call::{Caller, Class, Point};
+use sideguard_types::call::{Caller, Point, Verb};
 use sideguard_types::control::jobs::Submit;
 use sideguard_types::job::JobSpec;
 use sideguard_types::refusal::{Code, Refusal};
@@ -53,8 +53,16 @@ pub(super) async fn submit(
         job: exchange.job.job().map(str::to_owned),
         chain: Some(chain),
     };
+    let mut sent = false;
     let answer = match link(sidecar).await {
-        Ok(client) => client.submit_job(&ask).await.map_err(No::from),
+        Ok(client) => match sidecar.stops(Some(caller), Verb::Write).or_else(|| exchange.job.stops()) {
+            None => {
+                let answer = client.submit_job(&ask).await;
+                sent = !matches!(&answer, Err(ClientError::Refused(problem)) if problem.status < 500);
+                answer.map_err(No::from)
+            }
+            Some(refusal) => Err(refusal.into()),
+        },
         Err(no) => Err(no),
     };
     let mut outcome = exchange.record(Phase::Outcome, None);
@@ -71,7 +79,8 @@ pub(super) async fn submit(
         }
         Err(No::Refusal(refusal)) => outcome.code = Some(refusal.code.as_str().to_owned()),
     }
-    if answer.is_err() {
+    // Where it is not known whether control has the job, what it may use counts as used.
+    if !sent {
         drawn.into_iter().for_each(|drawn| drawn.settle(Want::default()));
     }
     sidecar.note(&outcome);
@@ -99,7 +108,7 @@ fn item(exchange: &Exchange, spec: &JobSpec, body: &[u8]) -> Result<Item, No> {
     let named = named.filter(|(service, operation)| {
         !service.is_empty() && !operation.is_empty() && spec.topic.to_lowercase() == spec.topic
     });
-    let Some((service, operation)) = named else {
+    if named.is_none() {
         let what =
             format!("`{}` is not a topic: write `job.<service>.<operation>` in lower case", spec.topic);
         return Err(problem(400, "invalid", what));
@@ -107,10 +116,10 @@ fn item(exchange: &Exchange, spec: &JobSpec, body: &[u8]) -> Result<Item, No> {
     let seen: Seen<'_> = serde_json::from_slice(body)
         .map_err(|error| problem(400, "invalid", format!("the body: {error}")))?;
     let args = seen.input.map(|input| input.get().as_bytes());
-    let class = exchange.policy.set.classifier().tool(service, operation, args, ToolHints::default());
+    let class = exchange.policy.set.classifier().job(&spec.topic, Some(args.unwrap_or(b"null")));
     Ok(Item {
         point: Point::JobSubmit,
-        class: Class { topic: spec.topic.clone().into(), ..class },
+        class,
         tool: None,
         model: None,
         args: args.and_then(|args| classify::span(body, args)),

@@ -103,8 +103,8 @@ impl Held {
     /// Opens the delegation that the job comes with: calls for it are judged by the whole chain from now on.
     ///
     /// # Errors
-    /// What is wrong with the chain: then nothing may be done for the job.
-    pub(super) fn take_on(&self, sidecar: &Sidecar, agent: &str) -> Result<(), String> {
+    /// What is wrong with the chain, and whether that may be different another time: then nothing may be done for the job.
+    pub(super) fn take_on(&self, sidecar: &Sidecar, agent: &str) -> Result<(), (String, bool)> {
         let mut under = self.under.lock();
         if under.is_none() {
             *under = delegate::take_on(sidecar, &self.job, agent)?;
@@ -180,6 +180,13 @@ fn one_of(jobs: &[Arc<Held>]) -> Tie {
         [] => Tie::Free,
         [held] => Tie::Job(Arc::clone(held)),
         several => Tie::Several(several.into()),
+    }
+}
+
+impl Held {
+    /// Whether a call says itself that it is made for this job: by the job's key, or by its trace where that counts.
+    pub(crate) fn is_named(&self, trace: Option<&str>, key: Option<&Secret<String>>) -> bool {
+        key.is_some_and(|key| self.has(key.expose().as_bytes())) || trace == Some(self.job.trace_id.as_str())
     }
 }
 

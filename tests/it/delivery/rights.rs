@@ -7,19 +7,19 @@ use serde_json::Value;
 use super::{all_rendered, called, deploy, manifest, objects};
 
 /// Everything that control may.
-const CONTROL: [&str; 7] = [
+const CONTROL: [&str; 6] = [
     "ClusterRole authentication.k8s.io/tokenreviews: create",
     "ClusterRole core/namespaces: list watch",
-    "ClusterRole core/pods: get",
     "ClusterRole sideguard.dev/agents,budgets,policies,toolcatalogs,upstreams,workerpools: list watch",
     "ClusterRole sideguard.dev/agents/status,budgets/status,policies/status,toolcatalogs/status,upstreams/status,workerpools/status: patch",
     "Role coordination.k8s.io/leases [sideguard-control]: get patch",
     "Role coordination.k8s.io/leases: create",
 ];
 /// What else it may when values ask for that.
-const ASKED: [(&str, &str); 4] = [
+const ASKED: [(&str, &str); 5] = [
     ("configMaps=true", "ClusterRole core/configmaps: list watch"),
     ("configMaps=true", "ClusterRole events.k8s.io/events: create"),
+    ("agents=profile", "ClusterRole core/pods: get"),
     (
         "agenticNetworking=true",
         "ClusterRole agentic.networking.x-k8s.io/xaccesspolicies,xbackends: list watch",
