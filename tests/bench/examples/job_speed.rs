@@ -1,5 +1,5 @@
-//! Prints how many jobs a second go from submission to result, how soon one reaches a worker, and how soon a dead worker's jobs
-//! are given to another: `cargo run --release -p sideguard-bench --example job_speed -- target/release/sideguard [--store
+//! Prints how many jobs a second go from submission to result, by themselves and as steps of workflows, how soon one reaches a
+//! worker, and how soon a dead worker's jobs are given to another: `cargo run --release -p sideguard-bench --example job_speed -- target/release/sideguard [--store
 //! REDIS,NATS]`. It starts `sideguard control` pinned to core 0, on the embedded store or on the servers named, and is itself
 //! the workers: they speak to control as sidecars do.
 
@@ -18,8 +18,10 @@ use sideguard_runtime::clock::Stopwatch;
 use sideguard_runtime::secret::Secret;
 use sideguard_runtime::tasks;
 use sideguard_types::control::jobs::{Ended, Lease, Outcome, Skills, Start, Submit, Work};
+use sideguard_types::control::workflows::Start as RunStart;
 use sideguard_types::control::{Apply, Enrol, Text, TokenRequest};
 use sideguard_types::job::JobState;
+use sideguard_types::workflow::RunState;
 
 /// Jobs that are counted.
 const JOBS: u32 = 10_000;
@@ -30,12 +32,19 @@ const ROOM: u32 = 32;
 const SUBMITTERS: usize = 16;
 /// Jobs whose way to a worker is timed, one after the other.
 const TIMED: usize = 300;
+/// Runs of a workflow with a step before and one behind a loop of so many jobs.
+const RUNS: u32 = 60;
+const ITEMS: u32 = 48;
 /// Longest that an answer is waited for.
 const PATIENCE: Duration = Duration::from_secs(10);
 
 const POLICY: &str = "apiVersion: sideguard.dev/v1\nkind: Policy\nmetadata: {name: allow}\nspec: {default_decision: allow}\n---\n\
     apiVersion: sideguard.dev/v1\nkind: WorkerPool\nmetadata: {name: bench}\nspec: {topics: [\"job.bench.*\"], \
-    backoff: {base: 1ms, max: 1ms}, heartbeat: {stale: 2s, dead: 5s}}\n";
+    backoff: {base: 1ms, max: 1ms}, heartbeat: {stale: 2s, dead: 5s}}\n---\n\
+    apiVersion: sideguard.dev/v1\nkind: Workflow\nmetadata: {name: bench}\nspec:\n  input: {items: {type: list, required: true}}\n  \
+    steps:\n    - {id: first, job: {topic: job.bench.work}}\n    \
+    - {id: each, needs: [first], forEach: {items: input.items, maxParallel: 16, step: {job: {topic: job.bench.work, input: {n: \"${{ item }}\"}}}}}\n    \
+    - {id: last, needs: [each], job: {topic: job.bench.work}}\n";
 
 #[tokio::main]
 async fn main() -> Result<()> {
@@ -88,6 +97,7 @@ async fn measure(control: &mut Child, dir: &std::path::Path) -> Result<()> {
     operator.apply(&Apply { documents, dry_run: false, prune: None, expect: None }).await?;
     let bench = Bench { operator, url };
     bench.throughput(control.id()).await?;
+    bench.workflows(control.id()).await?;
     bench.latency().await?;
     bench.recovery().await
 }
@@ -151,6 +161,42 @@ impl Bench {
             cpu.as_secs_f64(),
             f64::from(JOBS) / cpu.as_secs_f64(),
             memory(pid)? >> 20
+        );
+        Ok(())
+    }
+
+    /// Jobs a second that runs of a workflow ask for.
+    async fn workflows(&self, pid: u32) -> Result<()> {
+        let jobs = RUNS * (ITEMS + 2);
+        let left = Arc::new(AtomicU32::new(jobs));
+        let mut tasks = Vec::new();
+        for _ in 0..WORKERS {
+            let (mut worker, left) = (self.worker(ROOM).await?, Arc::clone(&left));
+            tasks.push(tasks::spawn("worker", async move { worker.run(&left).await }));
+        }
+        let (cpu, since) = (cpu_time(pid)?, Stopwatch::start());
+        let mut runs = Vec::new();
+        for _ in 0..RUNS {
+            let input = json!({ "items": (0..ITEMS).collect::<Vec<_>>() });
+            let start = RunStart { workflow: "bench".to_owned(), input, ..RunStart::default() };
+            runs.push(self.operator.start_run(&start).await?.id);
+        }
+        for task in tasks {
+            task.await??;
+        }
+        for id in &runs {
+            while !self.operator.run(id).await?.state.is_over() {
+                tokio::time::sleep(Duration::from_millis(10)).await;
+            }
+            ensure!(self.operator.run(id).await?.state == RunState::Succeeded, "run `{id}` did not succeed");
+        }
+        let (took, cpu) = (since.elapsed(), cpu_time(pid)?.saturating_sub(cpu));
+        println!(
+            "{RUNS} runs of a workflow, {jobs} jobs: {:.2} s, {:.0} jobs/s; control's CPU {:.2} s, {:.0} jobs a second of CPU",
+            took.as_secs_f64(),
+            f64::from(jobs) / took.as_secs_f64(),
+            cpu.as_secs_f64(),
+            f64::from(jobs) / cpu.as_secs_f64()
         );
         Ok(())
     }
