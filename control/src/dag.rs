@@ -33,6 +33,8 @@ pub(crate) use wanted::{Deed, Question, Submission, wanted};
 
 /// Most bytes of the results and items that a run keeps.
 pub(crate) const MOST_BYTES: u64 = 1_536 << 10;
+/// Most works of the steps of a run: it is kept as one document.
+const MOST_WORKS: usize = 2_000;
 /// Most bytes of one result.
 pub(crate) const LARGEST_RESULT: usize = 64 << 10;
 /// Longest error that is kept, in characters.
@@ -87,7 +89,7 @@ fn recall(run: &mut Run) {
 }
 
 /// A run that keeps what another one has done well, and does the rest: from a step on, with all that needs it, or only what
-/// has not succeeded.
+/// has not succeeded. Whoever was asked before something that is done again is asked again.
 ///
 /// # Errors
 /// When the other one is not over, or has no such step.
@@ -113,12 +115,30 @@ pub(crate) fn rerun(workflow: &Workflow, old: &Run, from: Option<&str>) -> Resul
                 || step.needs.iter().any(|need| again[*need]);
         }
     }
-    for (at, step) in old.steps.iter().enumerate().filter(|(at, _)| !again[*at]) {
+    let asked = asked_again(workflow, &again);
+    for (at, step) in old.steps.iter().enumerate().filter(|(at, _)| !again[*at] && !asked[*at]) {
         run.steps[at] = step.clone();
     }
     run.succeeded = old.succeeded;
     run.bytes = run.steps.iter().map(bytes_of).sum();
     Ok(run)
+}
+
+/// The steps that ask people before something is done again: a yes was said to what was done then.
+fn asked_again(workflow: &Workflow, again: &[bool]) -> Vec<bool> {
+    let mut above = again.to_vec();
+    for _ in 0..workflow.steps.len() {
+        for (at, step) in workflow.steps.iter().enumerate().filter(|(_, step)| !step.needs.is_empty()) {
+            if above[at] {
+                step.needs.iter().for_each(|need| above[*need] = true);
+            }
+        }
+    }
+    let asks = |action: &Action| match action {
+        Action::ForEach(each) => matches!(each.action, Action::Approval(_)),
+        action => matches!(action, Action::Approval(_)),
+    };
+    workflow.steps.iter().zip(above).map(|(step, above)| above && asks(&step.action)).collect()
 }
 
 /// Whether what a step did stands: it was done or skipped, and not undone.

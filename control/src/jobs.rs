@@ -21,7 +21,7 @@ use sideguard_runtime::clock;
 use sideguard_store::documents::{Edit, Expect, Revision};
 use sideguard_store::{Store, StoreError};
 use sideguard_types::control::jobs::{Ended, Outcome, Progress};
-use sideguard_types::job::{Job, JobState, Large};
+use sideguard_types::job::{DEEPEST, Job, JobState, Large, too_deep};
 use sideguard_types::time::Timestamp;
 
 use crate::error::Failure;
@@ -44,6 +44,8 @@ const TRIES: usize = 64;
 const INLINE: usize = 16 << 10;
 /// Largest ones at all.
 pub(crate) const LARGEST: usize = 3 << 20;
+/// How the idempotency keys of jobs of runs begin.
+pub(crate) const OF_RUNS: &str = "run/";
 /// Largest progress.
 const PROGRESS: usize = 4 << 10;
 
@@ -205,6 +207,9 @@ impl Jobs {
         let text = serde_json::to_vec(told).map_err(|error| Failure::Invalid(error.to_string()))?;
         if text.len() > LARGEST {
             return Err(Failure::TooLarge);
+        }
+        if too_deep(told) {
+            return Ok(Err(format!("it is nested deeper than {DEEPEST}")));
         }
         let refused = |rule: &str, why: &str| Ok(Err(format!("{rule}: {why}")));
         match self.judge.result(set, clock::now(), job, agent, &text) {

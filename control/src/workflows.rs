@@ -20,6 +20,7 @@ use sideguard_policy::workflow::Workflow;
 use sideguard_runtime::{clock, id};
 use sideguard_store::Store;
 use sideguard_types::control::workflows::{Cancel, Rerun, Start};
+use sideguard_types::job::{DEEPEST, too_deep};
 use sideguard_types::resource::{Spec, WorkflowSpec};
 use sideguard_types::time::Timestamp;
 use sideguard_types::workflow::{Run, RunState};
@@ -54,6 +55,9 @@ pub(crate) async fn start(store: &Store, who: &Principal, start: Start) -> Resul
     }
     if start.input.to_string().len() > LARGEST_INPUT {
         return Err(Failure::TooLarge);
+    }
+    if too_deep(&start.input) {
+        return Err(Failure::Invalid(format!("the input is nested deeper than {DEEPEST}")));
     }
     let now = clock::now();
     let spec = applied(store, now, &tenant, &start.workflow).await?;

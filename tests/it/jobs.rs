@@ -16,6 +16,7 @@ harness::on_every_store! {
     policy_is_asked_at_every_step
     people_say_yes_to_a_job_once
     a_key_of_its_own_makes_a_job_one_job
+    what_is_nested_too_deep_is_not_kept
     tenants_see_their_own_jobs_alone
 }
 
@@ -281,9 +282,29 @@ async fn a_key_of_its_own_makes_a_job_one_job(backend: Backend) {
         &["Job.crm.enrich"],
         &["job.crm.enrich", "--input", "{"],
         &["job.crm.enrich", "--priority", "10"],
+        &["job.crm.enrich", "--idempotency-key", "run/0/x/0/1"],
+        &["job.crm.enrich", "--input", &nested(65)],
     ] {
         let ran = service.run(&[&["job", "submit"], words].concat()).await;
         assert_ne!(ran.code, Some(0), "{words:?}");
+    }
+}
+
+/// JSON that is nested so deep.
+fn nested(depth: usize) -> String {
+    format!("{}{}", "[".repeat(depth), "]".repeat(depth))
+}
+
+async fn what_is_nested_too_deep_is_not_kept(backend: Backend) {
+    let (service, worker) = with_pool(backend).await;
+    for (depth, state) in [(64, "succeeded"), (65, "failed")] {
+        let made = submit(&service, &["job.crm.enrich", "--input", &nested(64)]).await;
+        let (id, epoch) = worker.given().await;
+        assert_eq!(made["id"].as_str(), Some(id.as_str()));
+        let body = format!("{{\"epoch\": {epoch}, \"outcome\": {{\"succeeded\": {}}}}}", nested(depth));
+        let said = worker.ask("POST", &format!("/v1/jobs/{id}/result"), &body).await;
+        assert_eq!(said.status, 204, "{}", said.text());
+        stands(&service, &id, state).await;
     }
 }
 

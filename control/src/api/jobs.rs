@@ -15,7 +15,7 @@ use sideguard_types::job::Job;
 
 use super::{Body, Control, Who};
 use crate::error::Failure;
-use crate::jobs::Wanted;
+use crate::jobs::{OF_RUNS, Wanted};
 use crate::keys::Role;
 
 pub(super) async fn submit(
@@ -24,6 +24,10 @@ pub(super) async fn submit(
     Body(submit): Body<Submit>,
 ) -> Result<Json<Job>, Failure> {
     let Control { jobs, waiting, webhooks, .. } = &*control;
+    if submit.idempotency_key.as_ref().is_some_and(|key| key.starts_with(OF_RUNS)) {
+        let what = format!("idempotency keys that begin with `{OF_RUNS}` are of jobs of workflows");
+        return Err(Failure::Invalid(what));
+    }
     jobs.submit(waiting, webhooks, &who, submit).await.map(Json)
 }
 

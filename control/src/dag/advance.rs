@@ -6,7 +6,9 @@ use sideguard_types::resource::OnFailure;
 use sideguard_types::time::Timestamp;
 use sideguard_types::workflow::{Run, RunState, Step, StepState, Stop, Work};
 
-use super::{LONGEST_ERROR, MOST_BYTES, Site, attempt, ending, facts, recall, size, tell, tell_of};
+use super::{
+    LONGEST_ERROR, MOST_BYTES, MOST_WORKS, Site, attempt, ending, facts, recall, size, tell, tell_of,
+};
 
 /// Does everything that follows by itself at this moment. Whether anything has changed.
 pub(crate) fn advance(workflow: &Workflow, run: &mut Run, now: Timestamp) -> bool {
@@ -77,11 +79,7 @@ fn start(workflow: &Workflow, run: &mut Run, now: Timestamp) -> bool {
     if run.stop.is_some() {
         return false;
     }
-    let ready = |at: &usize| {
-        let needs = &workflow.steps[*at].needs;
-        run.steps[*at].state == StepState::Pending
-            && needs.iter().all(|need| run.steps[*need].state.is_over())
-    };
+    let ready = |at: &usize| run.steps[*at].state == StepState::Pending && all_over(workflow, run, *at);
     let ready: Vec<usize> = (0..workflow.steps.len()).filter(ready).collect();
     if ready.is_empty() {
         return false;
@@ -92,6 +90,22 @@ fn start(workflow: &Workflow, run: &mut Run, now: Timestamp) -> bool {
     };
     for (at, start) in ready.into_iter().zip(starts) {
         started(workflow, run, at, start, now);
+    }
+    true
+}
+
+/// Whether everything before a step is over: of a run that does a part of another one again, what is needed may be done while
+/// what people are asked before it is not.
+fn all_over(workflow: &Workflow, run: &Run, at: usize) -> bool {
+    let mut before: Vec<usize> = workflow.steps[at].needs.clone();
+    let mut seen = vec![false; workflow.steps.len()];
+    while let Some(need) = before.pop() {
+        if !run.steps[need].state.is_over() {
+            return false;
+        }
+        if !std::mem::replace(&mut seen[need], true) {
+            before.extend(&workflow.steps[need].needs);
+        }
     }
     true
 }
@@ -124,20 +138,32 @@ fn begin(workflow: &Workflow, run: &Run, at: usize, facts: &Facts<'_>, now: Time
             Ok(Value::Array(items)) if items.len() > MOST_ITEMS => {
                 Start::Fail(format!("there are {} items, more than {MOST_ITEMS}", items.len()))
             }
-            Ok(Value::Array(items)) => {
-                let bytes: u64 = items.iter().map(size).sum();
-                if run.bytes.saturating_add(bytes) > MOST_BYTES {
-                    return Start::Fail(format!("the items are too large: a run keeps {MOST_BYTES} bytes"));
-                }
-                Start::Items(items)
-            }
+            Ok(Value::Array(items)) => Start::Items(items),
             Ok(_) => Start::Fail("`items` does not come to a list".to_owned()),
             Err(why) => Start::Fail(why),
         },
     }
 }
 
+/// Why a run cannot take so many items more: it is kept as one document.
+fn no_room(run: &Run, items: &[Value]) -> Option<String> {
+    let works = run.steps.iter().map(|step| step.works.len()).fold(items.len(), usize::saturating_add);
+    let bytes = items.iter().map(size).fold(run.bytes, u64::saturating_add);
+    if works > MOST_WORKS {
+        return Some(format!("too many items: a run does {MOST_WORKS} things at most"));
+    }
+    (bytes > MOST_BYTES).then(|| format!("the items are too large: a run keeps {MOST_BYTES} bytes"))
+}
+
 fn started(workflow: &Workflow, run: &mut Run, at: usize, start: Start, now: Timestamp) {
+    // What begins in the same turn counts too.
+    let start = match start {
+        Start::Items(items) => match no_room(run, &items) {
+            Some(why) => Start::Fail(why),
+            None => Start::Items(items),
+        },
+        start => start,
+    };
     let step = &mut run.steps[at];
     step.started = Some(now);
     let id = step.id.clone();

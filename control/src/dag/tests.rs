@@ -5,7 +5,7 @@ use sideguard_types::resource::{Spec, WorkflowSpec};
 use sideguard_types::time::Timestamp;
 use sideguard_types::workflow::{Run, RunState, StepState};
 
-use super::{Deed, Event, Failed, advance, cancel, fold, new, rerun, wake, wanted};
+use super::{Deed, Event, Failed, Site, advance, cancel, fold, new, rerun, wake, wanted};
 
 fn spec(text: &str) -> WorkflowSpec {
     let text = format!("apiVersion: sideguard.dev/v1\nkind: Workflow\nmetadata: {{name: w}}\nspec:\n{text}");
@@ -212,6 +212,47 @@ fn a_rerun_keeps_what_stands_and_does_the_rest() {
     };
     assert_eq!((kept(None).as_str(), kept(Some("b")).as_str(), kept(Some("a")).as_str()), ("abc", "ac", "c"));
     assert!(rerun(&driven.workflow, &driven.run, Some("x")).is_err());
+}
+
+#[test]
+fn a_rerun_asks_again_before_what_it_does_again() {
+    let text = "  steps:\n    - {id: ask, approval: {text: ok?}}\n    - {id: first, needs: [ask], job: {topic: job.x.a}}\n    - {id: second, needs: [first], job: {topic: job.x.b}}\n    - {id: other, approval: {text: and?}}\n";
+    let mut driven = Driven::new(text, json!({}));
+    for step in [0, 3] {
+        let yes = Event::Ended { site: Site::Work(step, 0), attempt: 1, outcome: Ok(Value::Null) };
+        fold(&driven.workflow, &mut driven.run, &yes, driven.now);
+    }
+    driven.turn();
+    driven.ends("r/first/0/1", Ok(json!(1)));
+    driven.ends("r/second/0/1", Err(Failed::for_good("no")));
+    driven.run = Run { id: "s".to_owned(), ..rerun(&driven.workflow, &driven.run, None).expect("a run") };
+    driven.turn();
+    assert_eq!(
+        ["ask", "first", "second", "other"].map(|step| driven.state(step)),
+        [StepState::Waiting, StepState::Succeeded, StepState::Pending, StepState::Succeeded]
+    );
+    assert!(matches!(wanted(&driven.workflow, &driven.run)[..], [Deed::Ask(_)]));
+    let yes = Event::Ended { site: Site::Work(0, 0), attempt: 1, outcome: Ok(Value::Null) };
+    fold(&driven.workflow, &mut driven.run, &yes, driven.now);
+    driven.turn();
+    assert_eq!(driven.state("second"), StepState::Running);
+}
+
+#[test]
+fn a_run_does_no_more_than_its_document_can_hold() {
+    let each = |id: &str| {
+        format!("{{id: {id}, forEach: {{items: 'input.list', step: {{job: {{topic: job.x.y}}}}}}}}")
+    };
+    let text = format!(
+        "  steps: [{}, {}, {}]\n  input: {{list: {{type: list, required: true}}}}\n",
+        each("a"),
+        each("b"),
+        each("c")
+    );
+    let driven = Driven::new(&text, json!({"list": vec![0; 1000]}));
+    let why = driven.run.steps[2].error.as_deref();
+    assert_eq!(why, Some("too many items: a run does 2000 things at most"));
+    assert_eq!((driven.state("b"), driven.state("c")), (StepState::Cancelled, StepState::Failed));
 }
 
 #[test]

@@ -12,7 +12,9 @@ use sideguard_store::key::Key;
 use sideguard_types::call::Point;
 use sideguard_types::control::approvals::{Ask, Held, Terms};
 use sideguard_types::control::jobs::Submit;
-use sideguard_types::job::{Job, JobEvent, JobReason, JobSpec, JobState, Large, Submitter};
+use sideguard_types::job::{
+    DEEPEST, Job, JobEvent, JobReason, JobSpec, JobState, Large, Submitter, too_deep,
+};
 use sideguard_types::time::{Span, Timestamp};
 use sideguard_types::verdict::Verdict;
 
@@ -185,6 +187,9 @@ fn check(submit: &Submit) -> Result<(), Failure> {
     let lists = [requires.len(), placement.len(), labels.len(), submit.above.len()];
     if lists.iter().any(|length| *length > SEVERAL) {
         return invalid(format!("more than {SEVERAL} capabilities, labels or agents"));
+    }
+    if too_deep(&submit.spec.input) {
+        return invalid(format!("`input` is nested deeper than {DEEPEST}"));
     }
     if *priority > HIGHEST || *retries > RETRIES {
         return invalid(format!("`priority` is {HIGHEST} at most, `retries` {RETRIES}"));

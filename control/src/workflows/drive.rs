@@ -1,6 +1,7 @@
 //! The loop that drives runs: it follows what changes, and has a turn with every run that this may be about.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -218,7 +219,10 @@ impl Driver {
             self.busy.insert(id.clone());
             self.turns.push(
                 async move {
-                    let attended = attend(&control, &compiled, &id, &hint).await;
+                    // What is wrong with one run is not to hold up the others.
+                    let turn = AssertUnwindSafe(attend(&control, &compiled, &id, &hint)).catch_unwind();
+                    let broken = |_| Err(Failure::Broken(format!("a turn of run `{}`", id.run)));
+                    let attended = turn.await.unwrap_or_else(broken);
                     (id, attended)
                 }
                 .boxed(),

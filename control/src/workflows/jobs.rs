@@ -37,6 +37,11 @@ pub(super) fn scope() -> Result<Scope, Failure> {
     runs::scope("jobs/now/open")
 }
 
+/// The idempotency key of a job of a run: nobody else may use one that begins like it.
+fn named(key: &str) -> String {
+    format!("{}{key}", crate::jobs::OF_RUNS)
+}
+
 /// In whose name.
 fn submitter(tenant: &str, by: &str) -> Principal {
     Principal::new(by, Role::Operator, Some(tenant.to_owned()))
@@ -67,7 +72,7 @@ pub(super) async fn submit(control: &Control, run: &Run, wanted: &Submission) ->
     let submit = Submit {
         spec,
         tenant: Some(run.tenant.clone()),
-        idempotency_key: Some(wanted.key.clone()),
+        idempotency_key: Some(named(&wanted.key)),
         agent: None,
         above: Vec::new(),
         job: None,
@@ -93,7 +98,7 @@ pub(super) async fn find(
     by: &str,
     key: &str,
 ) -> Result<Option<String>, Failure> {
-    control.jobs.named(tenant, &submitter(tenant, by), key).await
+    control.jobs.named(tenant, &submitter(tenant, by), &named(key)).await
 }
 
 /// Takes a job back; one that is over stays as it is.

@@ -9,6 +9,23 @@ use serde_json::Value;
 use crate::delegation::Chain;
 use crate::time::{Span, Timestamp};
 
+/// How deep the JSON of inputs, results and progress may be nested. They stand in documents that have to be read again, which is
+/// done up to 127 levels.
+pub const DEEPEST: usize = 64;
+
+/// Whether JSON is nested deeper than [`DEEPEST`].
+#[must_use]
+pub fn too_deep(value: &Value) -> bool {
+    fn deeper(value: &Value, most: usize) -> bool {
+        match value {
+            Value::Array(items) => most == 0 || items.iter().any(|item| deeper(item, most - 1)),
+            Value::Object(entries) => most == 0 || entries.values().any(|entry| deeper(entry, most - 1)),
+            _ => false,
+        }
+    }
+    deeper(value, DEEPEST)
+}
+
 /// What is to be done, as whoever submits it says.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, rename_all = "camelCase")]

@@ -151,7 +151,9 @@ impl Expression {
     /// # Errors
     /// When it cannot be evaluated. The message has names and types, no values.
     pub fn evaluate(&self, facts: &Facts<'_>, local: Local<'_>) -> Result<Value, String> {
-        json::from_cel(&self.value(facts, local)?).map_err(|why| self.failed(&why))
+        let value = json::from_cel(&self.value(facts, local)?).map_err(|why| self.failed(&why))?;
+        json::fits(&value).map_err(|why| self.failed(&why))?;
+        Ok(value)
     }
 
     /// Whether it is true.

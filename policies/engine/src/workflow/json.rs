@@ -6,6 +6,7 @@ use std::sync::Arc;
 use cel::Value as Cel;
 use cel::objects::{Key, Map};
 use serde_json::{Number, Value};
+use sideguard_types::job::{DEEPEST, too_deep};
 
 /// A JSON value as CEL has it.
 pub(super) fn to_cel(value: &Value) -> Cel {
@@ -68,4 +69,20 @@ pub(super) fn weight(value: &Value) -> usize {
             sum.saturating_add(key.len()).saturating_add(3).saturating_add(weight(value))
         }),
     }
+}
+
+/// Most bytes that an expression or a value with expressions comes to.
+pub(super) const LARGEST: usize = 1 << 20;
+
+/// Refuses what is too large or too deep to be handed on.
+pub(super) fn fits(value: &Value) -> Result<(), String> {
+    if too_deep(value) {
+        return Err(format!("it is nested deeper than {DEEPEST}"));
+    }
+    room(LARGEST, weight(value)).map(drop)
+}
+
+/// What is left of so many bytes.
+pub(super) fn room(left: usize, bytes: usize) -> Result<usize, String> {
+    left.checked_sub(bytes).ok_or_else(|| format!("it has more than {LARGEST} bytes"))
 }

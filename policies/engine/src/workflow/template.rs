@@ -4,6 +4,7 @@ use serde_json::{Map, Value};
 
 use super::expression::{Expression, Facts, Local};
 use super::infer::{Language, Type};
+use super::json;
 use crate::when::BadExpression;
 
 const OPEN: &str = "${{";
@@ -86,6 +87,7 @@ impl Template {
                     other => text.push_str(&other.to_string()),
                 },
             }
+            json::room(json::LARGEST, text.len())?;
         }
         Ok(text)
     }
@@ -132,17 +134,30 @@ impl Shape {
     /// What it comes to.
     ///
     /// # Errors
-    /// When an expression cannot be evaluated.
+    /// When an expression cannot be evaluated, and when it comes to more than 1 MiB or is nested deeper than [`DEEPEST`].
+    ///
+    /// [`DEEPEST`]: sideguard_types::job::DEEPEST
     pub fn value(&self, facts: &Facts<'_>, local: Local<'_>) -> Result<Value, String> {
-        match self {
-            Self::Plain(value) => Ok(value.clone()),
-            Self::Text(template) => template.value(facts, local),
-            Self::List(items) => items.iter().map(|item| item.value(facts, local)).collect(),
-            Self::Map(entries) => {
-                let entry = |(key, shape): &(String, Self)| Ok((key.clone(), shape.value(facts, local)?));
-                entries.iter().map(entry).collect::<Result<Map<_, _>, String>>().map(Value::Object)
+        let value = self.filled(facts, local, &mut json::LARGEST.clone())?;
+        json::fits(&value)?;
+        Ok(value)
+    }
+
+    fn filled(&self, facts: &Facts<'_>, local: Local<'_>, left: &mut usize) -> Result<Value, String> {
+        let value = match self {
+            Self::List(items) => {
+                return items.iter().map(|item| item.filled(facts, local, left)).collect();
             }
-        }
+            Self::Map(entries) => {
+                let entry =
+                    |(key, shape): &(String, Self)| Ok((key.clone(), shape.filled(facts, local, left)?));
+                return entries.iter().map(entry).collect::<Result<Map<_, _>, String>>().map(Value::Object);
+            }
+            Self::Plain(value) => value.clone(),
+            Self::Text(template) => template.value(facts, local)?,
+        };
+        *left = json::room(*left, json::weight(&value))?;
+        Ok(value)
     }
 }
 

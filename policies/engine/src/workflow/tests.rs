@@ -74,6 +74,34 @@ fn texts_and_values_take_expressions() {
 }
 
 #[test]
+fn values_with_expressions_stay_within_bounds() {
+    let times = |part: &str, times: usize| vec![part; times].join(", ");
+    let nested = |part: &str, depth: usize| format!("{}{part}{}", "[".repeat(depth), "]".repeat(depth));
+    let (large, deep) = ("x".repeat(100_000), nested("1", 40));
+    let deep: Value = serde_json::from_str(&deep).expect("JSON");
+    let whole = "'${{ input.large }}'";
+    for (shape, why) in [
+        (format!("[{}]", times(whole, 10)), ""),
+        (format!("[{}]", times(whole, 11)), "more than 1048576 bytes"),
+        (format!("'{}'", "${{ input.large }}".repeat(11)), "more than 1048576 bytes"),
+        (nested("'${{ input.deep }}'", 24), ""),
+        (nested("'${{ input.deep }}'", 25), "deeper than 64"),
+    ] {
+        let text = format!(
+            "  input: {{large: {{type: string}}, deep: {{type: list}}}}\n  steps: [{{id: a, job: {{topic: job.x.a, input: {shape}}}}}]\n"
+        );
+        let workflow = Workflow::compile(&spec(&text)).expect("it compiles");
+        let super::Action::Job(job) = &workflow.steps[0].action else { panic!("a job") };
+        let input = json!({"large": large, "deep": deep});
+        let made = job.input.value(&Facts::new(&input, Value::Null, Vec::new()), Local::default());
+        match made {
+            Ok(_) => assert_eq!(why, "", "{shape:.60}"),
+            Err(error) => assert!(!why.is_empty() && error.contains(why), "{shape:.60}: {error}"),
+        }
+    }
+}
+
+#[test]
 fn a_run_is_given_what_its_workflow_declares() {
     let text = "  input: {a: {type: int, required: true}, b: {type: list, default: [1]}, c: {type: string}}\n  steps: [{id: x, job: {topic: job.x.y}}]\n";
     let workflow = Workflow::compile(&spec(text)).expect("it compiles");
