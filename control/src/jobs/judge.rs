@@ -23,10 +23,13 @@ use crate::feed::Waiting;
 /// Most sets that are kept compiled.
 const SETS: usize = 1_000;
 
+/// A tenant's set: its generation, and nothing when that does not compile.
+type Compiled = (u64, Option<Arc<PolicySet>>);
+
 /// The compiled sets of tenants.
 #[derive(Debug, Default)]
 pub(crate) struct Judge {
-    sets: Mutex<HashMap<String, (u64, Arc<PolicySet>)>>,
+    sets: Mutex<HashMap<String, Compiled>>,
     velocity: Counters,
 }
 
@@ -43,6 +46,9 @@ pub(crate) enum Judgement {
 
 impl Judge {
     /// The set of a tenant in force.
+    ///
+    /// # Errors
+    /// [`Failure::Broken`] when it does not compile for this tenant.
     pub(crate) async fn set(
         &self,
         store: &Store,
@@ -54,23 +60,26 @@ impl Judge {
             || Failure::Invalid("nothing is applied yet: there is no policy to judge a job by".to_owned());
         let (kept, _) = waiting.in_force().filter(|(kept, _)| kept.told.number > 0).ok_or_else(none)?;
         let number = kept.told.number;
-        if let Some((known, set)) = self.sets.lock().get(tenant).filter(|(known, _)| *known == number) {
-            debug_assert_eq!(*known, number);
-            return Ok(Arc::clone(set));
+        let broken = || Failure::Broken(format!("generation {number} for tenant `{tenant}`"));
+        if let Some((_, set)) = self.sets.lock().get(tenant).filter(|(known, _)| *known == number) {
+            return set.clone().ok_or_else(broken);
         }
         let sources = desired::sources(store, now, &kept, tenant).await?;
         // Thousands of rules take a while: not on a thread that serves others.
         let compiled = tokio::task::spawn_blocking(move || compile(&source::load(&sources))).await;
         let set = match compiled {
-            Ok(Ok(set)) => Arc::new(set),
-            Ok(Err(_)) | Err(_) => return Err(Failure::Broken(format!("generation {number}"))),
+            Ok(Ok(set)) => Some(Arc::new(set)),
+            Ok(Err(_)) | Err(_) => {
+                tracing::error!(tenant, number, "what is applied does not compile: no job is given out");
+                None
+            }
         };
         let mut sets = self.sets.lock();
         if sets.len() >= SETS {
             sets.clear();
         }
-        sets.insert(tenant.to_owned(), (number, Arc::clone(&set)));
-        Ok(set)
+        sets.insert(tenant.to_owned(), (number, set.clone()));
+        set.ok_or_else(broken)
     }
 
     /// Whether a job is taken.

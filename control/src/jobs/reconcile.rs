@@ -1,6 +1,7 @@
 //! The loop: look at all jobs and workers, plan, do, repeat. One replica at a time does it, by a lease; two at it would do no
 //! harm, since each change is void when its document has changed since it was looked at.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -81,9 +82,9 @@ impl Jobs {
         }
         let Some((kept, kills)) = waiting.in_force() else { return Ok(None) };
         let stopped: Vec<Scope> = kills.kills.iter().map(|kill| kill.scope.clone()).collect();
-        let moment = self.board.moment();
+        let mut moment = self.board.moment();
         let now = clock::now();
-        let pools = self.pools(waiting, now, &kept, &moment).await?;
+        let pools = self.pools(waiting, now, &kept, &mut moment).await?;
         let view =
             View { now, pools: &pools, workers: &moment.workers, jobs: &moment.jobs, stopped: &stopped };
         let plan = scheduler::plan(&view);
@@ -143,28 +144,39 @@ impl Jobs {
         Ok(())
     }
 
-    /// The pools of all tenants that have jobs or workers.
+    /// The pools of all tenants that have jobs or workers. Tenants whose set does not compile are left out of the moment:
+    /// nothing becomes of what is theirs until it does, and they hold up nobody else.
     async fn pools(
         &self,
         waiting: &Waiting,
         now: Timestamp,
         kept: &crate::desired::Kept,
-        moment: &Moment,
+        moment: &mut Moment,
     ) -> Result<Vec<sideguard_policy::pool::Pool>, Failure> {
         if kept.told.number == 0 {
             return Ok(Vec::new());
         }
-        let tenants: std::collections::BTreeSet<&str> = moment
-            .jobs
-            .iter()
-            .map(|job| job.tenant.as_str())
-            .chain(moment.workers.iter().map(|worker| worker.tenant.as_str()))
-            .collect();
-        let mut pools = Vec::new();
-        for (number, tenant) in tenants.into_iter().enumerate() {
-            let set = self.judge.set(&self.store, waiting, now, tenant).await?;
-            // Those that are everybody's are in each tenant's set.
-            pools.extend(set.pools().iter().filter(|pool| number == 0 || pool.tenant.is_some()).cloned());
+        let jobs = moment.jobs.iter().map(|job| &job.tenant);
+        let tenants: BTreeSet<String> =
+            jobs.chain(moment.workers.iter().map(|worker| &worker.tenant)).cloned().collect();
+        let (mut pools, mut broken) = (Vec::new(), BTreeSet::new());
+        let mut shared = true;
+        for tenant in tenants {
+            match self.judge.set(&self.store, waiting, now, &tenant).await {
+                Ok(set) => {
+                    // Those that are everybody's are in each tenant's set.
+                    pools.extend(set.pools().iter().filter(|pool| shared || pool.tenant.is_some()).cloned());
+                    shared = false;
+                }
+                Err(Failure::Broken(_)) => {
+                    broken.insert(tenant);
+                }
+                Err(error) => return Err(error),
+            }
+        }
+        if !broken.is_empty() {
+            moment.jobs.retain(|job| !broken.contains(&job.tenant));
+            moment.workers.retain(|worker| !broken.contains(&worker.tenant));
         }
         Ok(pools)
     }
@@ -322,26 +334,35 @@ impl Jobs {
     /// Takes up what people have answered.
     async fn take_answers(&self, waiting: &Waiting, jobs: &[Arc<Job>]) -> Result<(), Failure> {
         for job in jobs.iter().filter(|job| job.state == JobState::ApprovalRequired) {
-            let Some(approval) = &job.approval else { continue };
-            let asker = Principal::new("control", Role::Sidecar, Some(job.tenant.clone()));
-            let standing = approvals::wait(&self.store, &asker, approval, Duration::ZERO).await?;
-            match standing.state {
-                Answered::Pending => {}
-                Answered::Approved | Answered::Consumed => {
-                    self.approved(waiting, &asker, job, approval).await?;
+            match self.take_answer(waiting, job).await {
+                Err(Failure::Store(error)) => return Err(error.into()),
+                // What is wrong with one question is not to hold up the answers to others.
+                Err(error) => {
+                    tracing::warn!(%error, job = %job.id, "the answer to a job cannot be taken now");
                 }
-                Answered::Denied | Answered::Expired => {
-                    let why = standing.reason.unwrap_or_else(|| "nobody answered in time".to_owned());
-                    let by = standing.by.join(", ");
-                    let message = if by.is_empty() { why } else { format!("{why} ({by})") };
-                    self.answered(job, |job, now| {
-                        state::end(job, now, JobState::Denied, JobReason::ApprovalDenied, &message);
-                    })
-                    .await?;
-                }
+                Ok(()) => {}
             }
         }
         Ok(())
+    }
+
+    async fn take_answer(&self, waiting: &Waiting, job: &Arc<Job>) -> Result<(), Failure> {
+        let Some(approval) = &job.approval else { return Ok(()) };
+        let asker = Principal::new("control", Role::Sidecar, Some(job.tenant.clone()));
+        let standing = approvals::wait(&self.store, &asker, approval, Duration::ZERO).await?;
+        match standing.state {
+            Answered::Pending => Ok(()),
+            Answered::Approved | Answered::Consumed => self.approved(waiting, &asker, job, approval).await,
+            Answered::Denied | Answered::Expired => {
+                let why = standing.reason.unwrap_or_else(|| "nobody answered in time".to_owned());
+                let by = standing.by.join(", ");
+                let message = if by.is_empty() { why } else { format!("{why} ({by})") };
+                self.answered(job, |job, now| {
+                    state::end(job, now, JobState::Denied, JobReason::ApprovalDenied, &message);
+                })
+                .await
+            }
+        }
     }
 
     /// An approved job is judged once more: the policy may have changed while people thought.
