@@ -24,6 +24,7 @@ use sideguard_types::control::jobs::{Ended, Outcome, Progress};
 use sideguard_types::job::{DEEPEST, Job, JobState, Large, too_deep};
 use sideguard_types::time::Timestamp;
 
+use crate::approvals;
 use crate::error::Failure;
 use crate::feed::Waiting;
 use crate::keys::Principal;
@@ -330,6 +331,11 @@ impl Jobs {
             .change(tenant, id, |job, now| Ok(state::cancel(job, now, &by).then(|| ((), Vec::new()))))
             .await?;
         if let Some((job, _)) = changed {
+            if let Some(approval) = &job.approval
+                && let Err(error) = approvals::withdraw(&self.store, tenant, approval, "taken back").await
+            {
+                tracing::warn!(%error, job = id, "people are still asked about a job that was taken back");
+            }
             return Ok(job);
         }
         self.undead(tenant, id, |job, now| {

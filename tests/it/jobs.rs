@@ -264,6 +264,10 @@ async fn people_say_yes_to_a_job_once(backend: Backend) {
     let (given, epoch) = worker.given().await;
     assert_eq!(given, id);
     assert_eq!(worker.end(id, epoch, &json!({ "succeeded": 1 })).await, 204);
+    let taken = submit(&service, &["job.crm.refund", "--input", "14"]).await;
+    service.out(&["job", "cancel", taken["id"].as_str().expect("an id")]).await;
+    let asked = service.ask(&alice, "GET", "/v1/approvals?state=pending", "").await;
+    assert_eq!(asked.json()["items"], json!([]), "nobody is asked about what was taken back");
     let denied = submit(&service, &["job.crm.refund", "--input", "13"]).await;
     answer(denied["approval"].as_str().expect("an id"), "deny").await;
     let over = stands(&service, denied["id"].as_str().expect("an id"), "denied").await;
