@@ -22,6 +22,7 @@ use sideguard_types::control::workflows::Start as RunStart;
 use sideguard_types::control::{Apply, Enrol, Text, TokenRequest};
 use sideguard_types::job::JobState;
 use sideguard_types::workflow::RunState;
+use tokio::task::JoinHandle;
 
 /// Jobs that are counted.
 const JOBS: u32 = 10_000;
@@ -128,16 +129,29 @@ impl Bench {
         Ok(Worker { client, work: Work { skills, process: id, ..Work::default() } })
     }
 
+    /// Workers that work until nothing is left.
+    async fn staff(&self, left: &Arc<AtomicU32>) -> Result<Vec<(Worker, JoinHandle<()>)>> {
+        let mut staff = Vec::new();
+        for _ in 0..WORKERS {
+            let worker = self.worker(ROOM).await?;
+            let (mut works, left) = (worker.clone(), Arc::clone(left));
+            let work = tasks::spawn("worker", async move {
+                if let Err(error) = works.run(&left).await {
+                    eprintln!("a worker: {error:#}");
+                }
+            });
+            staff.push((worker, work));
+        }
+        Ok(staff)
+    }
+
     /// Jobs a second, with as many under way as there is room for.
     async fn throughput(&self, pid: u32) -> Result<()> {
         let left = Arc::new(AtomicU32::new(JOBS));
-        let mut tasks = Vec::new();
-        for _ in 0..WORKERS {
-            let (mut worker, left) = (self.worker(ROOM).await?, Arc::clone(&left));
-            tasks.push(tasks::spawn("worker", async move { worker.run(&left).await }));
-        }
+        let staff = self.staff(&left).await?;
         let (cpu, since) = (cpu_time(pid)?, Stopwatch::start());
         let next = Arc::new(AtomicU32::new(0));
+        let mut tasks = Vec::new();
         for _ in 0..SUBMITTERS {
             let (client, next) = (self.operator.clone(), Arc::clone(&next));
             tasks.push(tasks::spawn("submitter", async move {
@@ -151,8 +165,10 @@ impl Bench {
             }));
         }
         for task in tasks {
-            task.await??;
+            let ended: Result<()> = task.await?;
+            ended?;
         }
+        all_done(&left).await;
         let (took, cpu) = (since.elapsed(), cpu_time(pid)?.saturating_sub(cpu));
         println!(
             "{JOBS} jobs, {WORKERS} workers: {:.2} s, {:.0} jobs/s; control's CPU {:.2} s, {:.0} jobs a second of CPU; memory {} MiB",
@@ -162,6 +178,7 @@ impl Bench {
             f64::from(JOBS) / cpu.as_secs_f64(),
             memory(pid)? >> 20
         );
+        dismiss(staff).await;
         Ok(())
     }
 
@@ -169,11 +186,7 @@ impl Bench {
     async fn workflows(&self, pid: u32) -> Result<()> {
         let jobs = RUNS * (ITEMS + 2);
         let left = Arc::new(AtomicU32::new(jobs));
-        let mut tasks = Vec::new();
-        for _ in 0..WORKERS {
-            let (mut worker, left) = (self.worker(ROOM).await?, Arc::clone(&left));
-            tasks.push(tasks::spawn("worker", async move { worker.run(&left).await }));
-        }
+        let staff = self.staff(&left).await?;
         let (cpu, since) = (cpu_time(pid)?, Stopwatch::start());
         let mut runs = Vec::new();
         for _ in 0..RUNS {
@@ -181,9 +194,7 @@ impl Bench {
             let start = RunStart { workflow: "bench".to_owned(), input, ..RunStart::default() };
             runs.push(self.operator.start_run(&start).await?.id);
         }
-        for task in tasks {
-            task.await??;
-        }
+        all_done(&left).await;
         for id in &runs {
             while !self.operator.run(id).await?.state.is_over() {
                 tokio::time::sleep(Duration::from_millis(10)).await;
@@ -198,6 +209,7 @@ impl Bench {
             cpu.as_secs_f64(),
             f64::from(jobs) / cpu.as_secs_f64()
         );
+        dismiss(staff).await;
         Ok(())
     }
 
@@ -244,6 +256,25 @@ impl Bench {
     }
 }
 
+/// Waits until no job is left.
+async fn all_done(left: &AtomicU32) {
+    while left.load(Ordering::Acquire) > 0 {
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
+}
+
+/// Has workers say that they take no more jobs, so that those of the next measurement get them all.
+async fn dismiss(staff: Vec<(Worker, JoinHandle<()>)>) {
+    const SAID: Duration = Duration::from_millis(200);
+    for (mut worker, work) in staff {
+        let _ = work.await;
+        worker.work.draining = true;
+        // The answer comes when there is something to tell: there is nothing.
+        let _ = tokio::time::timeout(SAID, worker.ask()).await;
+    }
+}
+
+#[derive(Clone)]
 struct Worker {
     client: Client,
     work: Work,
