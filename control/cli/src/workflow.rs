@@ -43,7 +43,7 @@ pub(crate) enum Verb {
     Cancel(CancelRun),
     /// Starts a run that keeps what another one has done well, and does the rest.
     #[command(after_help = "Examples:\n  sideguard workflow rerun 01a2b3c4d5e6f708192a3b4c\n  \
-        sideguard workflow rerun 01a2b3c4d5e6f708192a3b4c --from charge\n\nThe new run has the spec and the input of the old one.")]
+        sideguard workflow rerun 01a2b3c4d5e6f708192a3b4c --from charge\n\nThe new run has the spec and the input of the old one. Who was asked before what is done again is asked again.")]
     Rerun(RerunOf),
     /// Checks workflows: cycles, steps and inputs that there are not, types, limits; works offline.
     #[command(
